@@ -1,0 +1,333 @@
+"""One journal partition while this worker owns it: the unit of atomicity.
+
+    fetched ──> admitted ──> mailbox ──> (the engine runs a turn) ──> finished ──> commit batch ──> released
+
+Everything here is a decision about data that is passed in; the engine does the I/O in between. The rules of the
+journal protocol that a step implements are named beside it as R1..R8:
+
+R1 redelivery is answered by ~pos        R5 one journal batch in flight; numbers allotted when it is built
+R2 repeats of a source by its sequence   R6 release only after an ack whose base offset is our last + 1
+R3 ids of clients by a window of the log R7 the outbox ring; never skip, resend from the head
+R4 lease, claim, fold, repair            R8 durable steps and adoption (cells)
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from rookery.schemas.envelope import SEAL_BYTES, Envelope, seal
+from rookery.schemas.errors import EnvelopeError
+from rookery.schemas.journal import POSITION, LanePosition, Position, Slot, encode_position, encode_slot, slot_key
+from rookery.streams.core.fold import Recovered
+from rookery.streams.core.mailbox import LANES, Mailbox
+from rookery.streams.core.outbox import Destination, Group, Message, Outbox
+from rookery.streams.core.progress import LaneProgress
+from rookery.streams.log import Record
+
+# Kafka's and our own overhead of one journal record: varints, lease header, key of a slot. Reserved, not exact.
+RECORD_OVERHEAD = 64
+# The same of one message inside a slot record, sealing included.
+MESSAGE_OVERHEAD = SEAL_BYTES + 16
+
+
+class Sent(NamedTuple):
+    """A message as a turn leaves it, resolved to its destination; sequenced ones are sealed by the batch builder."""
+
+    destination: Destination
+    key: bytes | None
+    body: bytes
+    sequenced: bool
+
+
+class NotContiguous(Exception):
+    """A journal append landed at an offset that is not our last + 1: somebody else wrote in between."""
+
+
+class Finished:
+    """The effects of one finished turn, waiting for a commit batch.
+
+    `state` is the agent's record after the turn (None: unchanged; b"": delete it); `sent` what it sends, in order.
+    `size` bounds what the turn adds to a batch, in bytes.
+    """
+
+    __slots__ = ("lane", "mailbox", "offset", "sent", "size", "state")
+
+    def __init__(self, mailbox: Mailbox | None, lane: int, offset: int, state: bytes | None, sent: Sequence[Sent]) -> None:
+        self.mailbox = mailbox
+        self.lane = lane
+        self.offset = offset
+        self.state = state
+        self.sent = sent
+        size = 0 if state is None else len(state) + RECORD_OVERHEAD
+        for message in sent:
+            size += len(message.body) + len(message.key or b"") + MESSAGE_OVERHEAD
+        self.size = size
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of one partition; bytes and counts."""
+
+    batch_bytes_max: int
+    batch_turns_max: int
+    window_max: int
+    ring: int
+    dedup_window: int
+
+
+@dataclass(slots=True)
+class CommitBatch:
+    """What goes to the journal as one record batch, and what its acknowledgement releases."""
+
+    records: dict[bytes, bytes | None]
+    turns: list[Finished]
+    number: int  # outbox slot, 0 if nothing is sent
+    released: dict[Destination, list[Message]]
+    prefixes: tuple[int, ...]
+    sent_through: int
+    built_at: float
+
+
+class Partition:
+    """The state of one owned journal partition, from recovery to loss."""
+
+    def __init__(self, number: int, partitions: int, recovered: Recovered, starts: Sequence[int], limits: Limits) -> None:
+        self.number = number
+        self.partitions = partitions
+        self.limits = limits
+        self.lease_number = recovered.claim
+        self.last = recovered.claim  # offset of our last journal record
+        self.store = recovered.store
+        self.repair = recovered.repair
+        position = recovered.position or _first_position(starts, partitions, limits.ring)
+        self.lanes = tuple(LaneProgress(lane, limits.dedup_window) for lane in position.lanes)
+        self.sequence = position.next_sequence
+        # R7: the ring changes only while it is empty, so that slot numbers keep their places.
+        ring = limits.ring if position.sent_through == position.next_slot - 1 else position.ring
+        self.outbox = Outbox(ring, position.next_slot, position.sent_through)
+        self.mailboxes: dict[str, Mailbox] = {}
+        self.finished: deque[Finished] = deque()
+        self.flight: CommitBatch | None = None
+        self.closed = False
+        self.retiring: dict[str, tuple[int, int]] = {}  # address -> lane and offset of the stopping message
+        self._gaps: list[int] = [-1] * LANES  # the offset at which a gap was seen last
+        self._written = (tuple(lane.prefix for lane in self.lanes), position.sent_through)
+
+    # -- what comes in ------------------------------------------------------------------------------------------------
+
+    def admit(
+        self,
+        lane: int,
+        records: Iterable[Record],
+        read: Callable[[Record], Envelope],
+        deliver: Callable[[int, int, Envelope], None],
+        refuse: Callable[[int, Record, EnvelopeError], None],
+    ) -> int | None:
+        """Admit fetched records of a lane in order (R1, R2, R3).
+
+        Calls `deliver(lane, offset, envelope)` for each that has to be handled and `refuse` for each that cannot be
+        read (it counts as admitted: the caller owes a finished turn). Records below `next` came again and are skipped.
+        Returns the offset to seek to when records are missing in between, else None.
+        """
+        progress = self.lanes[lane]
+        for record in records:
+            offset = record.offset
+            if offset != progress.next:
+                if offset < progress.next:
+                    continue
+                # A gap: sought back once; the same gap twice is a hole in the log (R1).
+                if self._gaps[lane] != progress.next:
+                    self._gaps[lane] = progress.next
+                    return progress.next
+                progress.skip_to(offset)
+            try:
+                envelope = read(record)
+            except EnvelopeError as error:
+                if progress.admit_outside(""):
+                    refuse(lane, record, error)
+                continue
+            delivery = envelope.delivery
+            sequence = delivery.sequence
+            if sequence and delivery.source < self.partitions:
+                admitted = progress.admit(delivery.source, sequence)
+            else:
+                admitted = progress.admit_outside(envelope.id)
+            if admitted:
+                deliver(lane, offset, envelope)
+        return None
+
+    @property
+    def full_lanes(self) -> list[bool]:
+        """Per lane, whether its un-acked window is full: fetching has to pause."""
+        return [lane.fetched_count >= self.limits.window_max for lane in self.lanes]
+
+    # -- what goes out ------------------------------------------------------------------------------------------------
+
+    def fits(self, finished: Finished) -> bool:
+        """Whether a turn fits one commit batch at all; checked before its effects are accepted."""
+        return finished.size + self._fixed_size() <= self.limits.batch_bytes_max
+
+    def finish(self, finished: Finished) -> None:
+        """Accept the effects of a finished turn."""
+        if finished.mailbox is not None:
+            finished.mailbox.unsettled += 1
+        self.finished.append(finished)
+
+    def build(self, now: float, progress_due: bool = False) -> CommitBatch | None:
+        """The next commit batch (R5), or None while one is in flight or nothing is due.
+
+        Progress alone (repeats that moved a prefix, acknowledged messages) is written only when `progress_due`.
+        """
+        if self.flight is not None or self.closed:
+            return None
+        turns = self._take()
+        records: dict[bytes, bytes | None] = {}
+        released: dict[Destination, list[Message]] = {}
+        sequence, number = self._number_messages(turns, released), 0
+        if released:
+            number = self.outbox.next_slot
+            records[slot_key(number, self.outbox.ring)] = encode_slot(Slot(number, released))
+        for turn in turns:
+            self.lanes[turn.lane].done(turn.offset)
+            if turn.state is not None and turn.mailbox is not None:
+                records[turn.mailbox.key] = turn.state or None
+        for lane in self.lanes:
+            lane.advance()
+        self._add_tombstones(records)
+        self._add_repairs(records)
+        written = (tuple(lane.prefix for lane in self.lanes), self.outbox.sent_through)
+        if not records and not turns and not (progress_due and written != self._written):
+            return None
+        self.sequence = sequence
+        if number:
+            self.outbox.next_slot = number + 1
+        records[POSITION] = self._position(written[1])
+        self.flight = CommitBatch(records, turns, number, released, written[0], written[1], now)
+        return self.flight
+
+    def acked(self, base: int) -> list[tuple[Destination, Group]]:
+        """The batch in flight is stored at `base`; returns what may be sent now (R6). Raises NotContiguous."""
+        batch = self.flight
+        assert batch is not None
+        if base != self.last + 1:
+            raise NotContiguous(f"journal {self.number}: our batch landed at {base}, expected {self.last + 1}")
+        self.last = base + len(batch.records) - 1
+        self.flight = None
+        self._written = (batch.prefixes, batch.sent_through)
+        store = self.store
+        for key, value in batch.records.items():
+            if value is None:
+                store.pop(key, None)
+            elif key[0] != 0x7E:  # "~": a slot or the position
+                store[key] = value
+        for turn in batch.turns:
+            if turn.mailbox is not None:
+                turn.mailbox.unsettled -= 1
+        if not batch.number:
+            return []
+        return self.release(batch.number, batch.released)
+
+    def release(self, number: int, released: dict[Destination, list[Message]]) -> list[tuple[Destination, Group]]:
+        """Let the messages of a committed slot go."""
+        self.outbox.release(number, sum(map(len, released.values())))
+        return [(destination, Group(self.outbox, number, messages)) for destination, messages in released.items()]
+
+    def close(self) -> list[Mailbox]:
+        """Drop the partition: nothing of it is accepted or sent from here on. Returns mailboxes with a running turn."""
+        self.closed = True
+        self.outbox.closed = True
+        running = [mailbox for mailbox in self.mailboxes.values() if mailbox.running]
+        for mailbox in self.mailboxes.values():
+            mailbox.closed = True
+        self.mailboxes = {}
+        self.finished.clear()
+        return running
+
+    # -- building blocks ----------------------------------------------------------------------------------------------
+
+    def _take(self) -> list[Finished]:
+        """Take finished turns in order up to the batch's bounds; while the ring is full, those that send stay, and
+        with them everything their agents did after (R7)."""
+        limits, finished, ring_open = self.limits, self.finished, self.outbox.has_room
+        turns: list[Finished] = []
+        kept: list[Finished] = []
+        blocked: set[Mailbox | None] = set()
+        size = self._fixed_size()
+        while finished and len(turns) < limits.batch_turns_max:
+            turn = finished[0]
+            if not ring_open and (turn.sent or turn.mailbox in blocked):
+                blocked.add(turn.mailbox)
+                kept.append(finished.popleft())
+                continue
+            size += turn.size
+            if size > limits.batch_bytes_max and turns:
+                break
+            turns.append(finished.popleft())
+        finished.extendleft(reversed(kept))
+        return turns
+
+    def _number_messages(self, turns: list[Finished], released: dict[Destination, list[Message]]) -> int:
+        """Seal the messages of the batch in commit order and group them by destination; returns the next sequence."""
+        sequence, source = self.sequence, self.number
+        for turn in turns:
+            for message in turn.sent:
+                if message.sequenced:
+                    value = seal(message.body, source, sequence)
+                    sequence += 1
+                else:
+                    value = message.body
+                group = released.get(message.destination)
+                if group is None:
+                    released[message.destination] = [(message.key, value)]
+                else:
+                    group.append((message.key, value))
+        return sequence
+
+    def _add_tombstones(self, records: dict[bytes, bytes | None]) -> None:
+        """Delete stopped agents once everything before their stop is settled: a repeat must still find them stopped."""
+        for address, (lane, offset) in list(self.retiring.items()):
+            mailbox = self.mailboxes.get(address)
+            if self.lanes[lane].prefix > offset and (mailbox is None or mailbox.idle):
+                del self.retiring[address]
+                records[address.encode()] = None
+
+    def _add_repairs(self, records: dict[bytes, bytes | None]) -> None:
+        """Write again what a stale lease touched (R4), as much as fits; keys written anyway are repaired by that."""
+        size = self._fixed_size()
+        for key in list(self.repair):
+            if key in records:
+                del self.repair[key]
+                continue
+            size += len(self.repair[key] or b"") + len(key) + RECORD_OVERHEAD
+            if size > self.limits.batch_bytes_max // 2 and records:
+                break
+            records[key] = self.repair.pop(key)
+
+    def _position(self, sent_through: int) -> bytes:
+        return encode_position(
+            Position(
+                lanes=[lane.position() for lane in self.lanes],
+                next_slot=self.outbox.next_slot,
+                next_sequence=self.sequence,
+                sent_through=sent_through,
+                ring=self.outbox.ring,
+                partitions=self.partitions,
+            )
+        )
+
+    def _fixed_size(self) -> int:
+        """Bytes that every batch may need besides its turns: the position record, done ranges included."""
+        return 3 * 8 * self.partitions + 4 * RECORD_OVERHEAD
+
+
+def _first_position(starts: Sequence[int], partitions: int, ring: int) -> Position:
+    """The position of a journal that has none: everything in the inboxes is still to do."""
+    return Position(
+        lanes=[LanePosition.fresh(start, partitions) for start in starts],
+        next_slot=1,
+        next_sequence=1,
+        sent_through=0,
+        ring=ring,
+        partitions=partitions,
+    )

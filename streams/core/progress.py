@@ -1,0 +1,118 @@
+"""Progress of one inbox partition (a lane of a journal partition): what was fetched, what is done, what was seen.
+
+Handlers finish in any order, so "done" is a contiguous *prefix* plus ranges above it. Repeats are recognised as a
+function of the log alone, never of timing:
+
+- a message from an agent carries (source partition, sequence); a source sends to each target partition and lane
+  strictly in order, so whatever is not above the last sequence seen is a repeat;
+- a message from outside is a repeat if its id stands in one of the `window` records before it.
+
+Two tables of sequences: `_seen` as of the fetch decides, `_seen_stored` as of the prefix is what the journal keeps,
+so that a restart at the prefix decides every record above it exactly as before. Offsets are "next to read".
+"""
+
+import re
+from array import array
+from collections import deque
+
+from rookery.schemas.journal import LanePosition
+
+_DONE_RUN = re.compile(rb"\x01+")
+# Forget this many settled flags at a time, so that trimming the bytearray costs nothing per record.
+_TRIM_FLAGS = 4096
+
+
+class LaneProgress:
+    """Tracks one lane from the position that the journal gave; every record enters through one of the admit calls."""
+
+    __slots__ = ("_base", "_flags", "_id_log", "_ids", "_origins", "_seen", "_seen_stored", "_window", "next", "prefix")
+
+    def __init__(self, position: LanePosition, window: int) -> None:
+        self.prefix = position.prefix  # everything below is done
+        self.next = position.prefix  # the offset to admit next
+        self._base = position.prefix  # the offset of _flags[0]
+        self._flags = bytearray()  # 1 = done, from _base; may reach past `next` right after recovery
+        for start, end in position.done:
+            self._flags.extend(bytes(start - self._base - len(self._flags)))
+            self._flags.extend(b"\x01" * (end - start))
+        self._seen_stored = array("Q", position.seen)
+        self._seen = array("Q", position.seen)
+        self._origins: deque[tuple[int, int] | None] = deque()  # of the records in [prefix, next)
+        self._window = window
+        self._ids: dict[str, int] = {}  # id -> offset of its latest record
+        self._id_log: deque[tuple[int, str]] = deque()
+
+    @property
+    def fetched_count(self) -> int:
+        """Records admitted above the prefix: the lane's share of the un-acked window."""
+        return self.next - self.prefix
+
+    def admit(self, source: int, sequence: int) -> bool:
+        """Admit the record at `next`, sent by a turn of partition `source`; True if it has to be handled."""
+        repeat = sequence <= self._seen[source]
+        if not repeat:
+            self._seen[source] = sequence
+        self._origins.append((source, sequence))
+        return self._settle(repeat)
+
+    def admit_outside(self, message_id: str) -> bool:
+        """Admit the record at `next`, sent by a client; an empty id is never a repeat. True if it is to be handled."""
+        repeat = bool(message_id) and self.remember(self.next, message_id)
+        self._origins.append(None)
+        return self._settle(repeat)
+
+    def remember(self, offset: int, message_id: str) -> bool:
+        """Put the id of the record at `offset` into the window; True if the window held it already."""
+        ids, log, oldest = self._ids, self._id_log, offset - self._window
+        while log and log[0][0] < oldest:
+            gone, forgotten = log.popleft()
+            if ids[forgotten] == gone:
+                del ids[forgotten]
+        repeat = message_id in ids
+        ids[message_id] = offset
+        log.append((offset, message_id))
+        return repeat
+
+    def skip_to(self, offset: int) -> None:
+        """Count the offsets from `next` up to `offset` as done: the log has no records there."""
+        while self.next < offset:
+            self._origins.append(None)
+            self._settle(repeat=True)
+
+    def _settle(self, repeat: bool) -> bool:
+        index, flags = self.next - self._base, self._flags
+        self.next += 1
+        if index == len(flags):
+            flags.append(repeat)
+        elif repeat:
+            flags[index] = 1
+        return not flags[index]
+
+    def done(self, offset: int) -> None:
+        """Mark an admitted record as done; takes effect on the prefix at the next `advance`."""
+        self._flags[offset - self._base] = 1
+
+    def advance(self) -> None:
+        """Move the prefix over everything that is done without a gap, folding the sequences it passes."""
+        flags, base = self._flags, self._base
+        first_open = flags.find(0, self.prefix - base)
+        stop = min(self.next, base + (len(flags) if first_open < 0 else first_open))
+        if stop == self.next:
+            self._seen_stored = self._seen[:]
+            self._origins.clear()
+        else:
+            stored, take = self._seen_stored, self._origins.popleft
+            for _ in range(stop - self.prefix):
+                origin = take()
+                if origin is not None and origin[1] > stored[origin[0]]:
+                    stored[origin[0]] = origin[1]
+        self.prefix = stop
+        if stop - base > _TRIM_FLAGS:
+            del flags[: stop - base]
+            self._base = stop
+
+    def position(self) -> LanePosition:
+        """What the journal has to keep of this lane now."""
+        start = self.prefix - self._base
+        done = [(self._base + m.start(), self._base + m.end()) for m in _DONE_RUN.finditer(self._flags, start)]
+        return LanePosition(prefix=self.prefix, done=done, seen=self._seen_stored[:])

@@ -1,0 +1,127 @@
+"""The elastic pool of turn tasks.
+
+A runner takes the next ready mailbox in a plain loop, so a handler that never awaits costs no task switch. When a
+handler suspends, the event loop gets to `_kick`, which lets another runner go on with the queue; that is how one slow
+agent never holds up another. `asyncio.current_task()`, timeouts and context variables work in handlers as anywhere.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from rookery.streams.core.mailbox import Mailbox
+from rookery.streams.core.runqueue import RunQueue
+
+log = logging.getLogger(__name__)
+
+# A runner gives the event loop a turn after this time: fetches, appends and acks wait no longer for it, in seconds.
+SLICE_SECONDS = 0.005
+# Idle runners kept for the next burst; a task costs about 2 KiB.
+IDLE_RUNNERS_MAX = 32
+
+
+class Pool:
+    """Runs turns of queued mailboxes, up to `concurrency_max` at once."""
+
+    def __init__(
+        self,
+        queue: RunQueue,
+        run_turn: Callable[[Mailbox, int], Awaitable[None]],
+        pause: Callable[[bool], None],
+        concurrency_max: int,
+    ) -> None:
+        """`run_turn(mailbox, lane)` never raises but on cancellation of the pool; `pause(drained)` is called whenever a
+        runner is about to give way: `drained` tells that no ready work is left."""
+        self._queue = queue
+        self._run_turn = run_turn
+        self._pause = pause
+        self._concurrency_max = concurrency_max
+        self._runners: set[asyncio.Task[None]] = set()
+        self._idle: list[asyncio.Future[None]] = []
+        self._armed = False  # a kick is scheduled
+        self._yielding = 0  # runners that gave way for one loop turn and go on by themselves
+        self._closed = False
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def running_count(self) -> int:
+        """Turns that run now (those that wait inside their handlers included)."""
+        return len(self._runners) - len(self._idle)
+
+    def statistics(self) -> dict[str, int]:
+        """Counts of runners, by what they do."""
+        return {"runners": len(self._runners), "idle": len(self._idle), "max": self._concurrency_max}
+
+    def wake(self) -> None:
+        """Work was queued: see that somebody takes it, once the current callback is over."""
+        if not self._armed and not self._closed:
+            self._armed = True
+            self._loop.call_soon(self._kick)
+
+    def _kick(self) -> None:
+        """Runs only when no runner holds the event loop: those that exist are idle, suspended in a handler, or yield."""
+        self._armed = False
+        if self._yielding or not len(self._queue) or self._closed:
+            return
+        while self._idle:
+            waiter = self._idle.pop()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+        if len(self._runners) < self._concurrency_max:
+            task = self._loop.create_task(self._run(), name="rookery-turns")
+            self._runners.add(task)
+            task.add_done_callback(self._gone)
+
+    def _gone(self, task: asyncio.Task[None]) -> None:
+        self._runners.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.critical("a turn runner failed", exc_info=task.exception())
+
+    async def _run(self) -> None:
+        me = asyncio.current_task()
+        loop, queue = self._loop, self._queue
+        while not self._closed:
+            slice_end = loop.time() + SLICE_SECONDS
+            while not self._yielding and (work := queue.pop()) is not None:
+                mailbox, lane = work
+                self.wake()
+                mailbox.running, mailbox.runner = True, me
+                await self._run_turn(mailbox, lane)
+                mailbox.running = False
+                if not mailbox.closed:
+                    for waiting in (2, 1, 0):
+                        if mailbox.lanes[waiting]:
+                            queue.push(mailbox, waiting)
+                if loop.time() >= slice_end:
+                    break
+            else:
+                if self._yielding or await self._rest():
+                    return
+                continue
+            self._pause(False)
+            self._yielding += 1
+            try:
+                await asyncio.sleep(0)
+            finally:
+                self._yielding -= 1
+
+    async def _rest(self) -> bool:
+        """Wait for work; True if this runner is not needed any more."""
+        self._pause(True)
+        if len(self._idle) >= IDLE_RUNNERS_MAX:
+            return True
+        waiter = self._loop.create_future()
+        self._idle.append(waiter)
+        await waiter
+        return False
+
+    async def close(self, timeout: float) -> None:
+        """Cancel all runners and wait up to `timeout` seconds for handlers to end."""
+        self._closed = True
+        for task in list(self._runners):
+            task.cancel()
+        if self._runners:
+            _, left = await asyncio.wait(self._runners, timeout=timeout)
+            if left:
+                log.warning("%d handlers ignore their cancellation and are left behind", len(left))
