@@ -24,6 +24,8 @@ from typing import Final
 
 import psutil
 
+from rookery.schemas.errors import RookeryError
+
 Progress = Callable[[str], object]
 RECORD: Final = "process.json"
 START_TIME_SLACK: Final = 2.0
@@ -45,8 +47,10 @@ except OSError as error:
 """
 
 
-class ServersError(RuntimeError):
+class ServersError(RookeryError):
     """A server is needed and can't be had; the message says what to set or install."""
+
+    reason = "no-servers"
 
 
 @dataclass(frozen=True)
