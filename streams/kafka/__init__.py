@@ -1,0 +1,1 @@
+"""The Kafka driver: the `Log` port over aiokafka, and the Faust application around the engine."""

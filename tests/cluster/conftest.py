@@ -1,0 +1,39 @@
+"""One real Kafka for the session, and an application of its own for each test that asks."""
+
+import uuid
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import pytest_asyncio
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+
+from rookery.ops import servers
+from rookery.streams.core.routing import Topics
+
+PARTITIONS = 2
+
+
+@pytest.fixture(scope="session")
+def broker() -> Iterator[str]:
+    with servers.ensure(kafka=True) as running:
+        yield running.broker
+
+
+@pytest_asyncio.fixture
+async def admin(broker: str) -> AsyncIterator[AIOKafkaAdminClient]:
+    client = AIOKafkaAdminClient(bootstrap_servers=broker)
+    await client.start()
+    yield client
+    await client.close()
+
+
+@pytest_asyncio.fixture
+async def topics(admin: AIOKafkaAdminClient) -> AsyncIterator[Topics]:
+    """Names of a fresh application whose journal and inboxes exist."""
+    names = Topics(f"test-{uuid.uuid4().hex[:8]}")
+    journal = {"cleanup.policy": "compact", "message.timestamp.type": "LogAppendTime"}
+    new = [NewTopic(names.journal, PARTITIONS, 1, topic_configs=journal)]
+    new += [NewTopic(name, PARTITIONS, 1) for name in names.inboxes]
+    await admin.create_topics(new)
+    yield names
+    await admin.delete_topics([topic.name for topic in new])
