@@ -61,7 +61,7 @@ def check(address: str) -> str:
 
 
 def parse_client(name: str) -> tuple[str, str] | None:
-    """Split a reply destination into its form ("client": envelopes, "json": plain JSON) and name; None if it is none."""
+    """Split a reply destination into form ("client": envelopes, "json": plain JSON) and name; None if it is none."""
     match = _CLIENT.match(name)
     return (match[1], match[2]) if match else None
 
@@ -85,8 +85,8 @@ def murmur2(data: bytes) -> int:
     m, size = 0x5BD1E995, len(data)
     h = 0x9747B28C ^ size
     whole = size >> 2
-    for k in struct.unpack_from(f"<{whole}I", data):
-        k = k * m & _U32
+    for word in struct.unpack_from(f"<{whole}I", data):
+        k = word * m & _U32
         h = h * m & _U32 ^ (k ^ k >> 24) * m & _U32
     if rest := data[whole << 2 :]:
         h = (h ^ int.from_bytes(rest, "little")) * m & _U32

@@ -4,6 +4,7 @@ Each class keeps the facts as fields, renders a message that says what to do nex
 `reason`, which travels in dead letters, metrics and error replies. Catch `RookeryError` to catch them all.
 """
 
+# ruff: noqa: N818 - the names say what happened; that they are errors is said where they are raised and caught
 from __future__ import annotations
 
 from collections.abc import Iterable

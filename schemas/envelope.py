@@ -1,0 +1,205 @@
+"""The envelope on the wire: sealed with a CRC when it is sent, checked and parsed when it is read.
+
+A worker encodes an envelope while its turn runs (`encode_body`) and seals it when the commit batch is built, since only
+then its sequence is known (`seal`). Protobuf reads the concatenation of two messages as their merge; that is what lets
+both work by joining bytes. `envelope.proto` says how other languages do it.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterable, Mapping
+from enum import IntEnum
+from functools import lru_cache
+
+import msgspec
+from google.protobuf.message import DecodeError
+
+from rookery.schemas.address import client_address
+from rookery.schemas.envelope_pb2 import DeadLetter, Envelope
+from rookery.schemas.errors import CrcMismatch, MissingCrc, Undecodable
+
+__all__ = [
+    "JSON",
+    "SEAL_BYTES",
+    "DeadLetter",
+    "Envelope",
+    "Priority",
+    "decode",
+    "decode_json",
+    "encode_body",
+    "is_json",
+    "seal",
+]
+
+JSON = "application/json"
+
+
+class Priority(IntEnum):
+    """QoS tier of a message; the value is the number of its lane, and names its inbox topic in lower case."""
+
+    LOW = 0
+    NORMAL = 1
+    HIGH = 2
+
+
+# --- writing --------------------------------------------------------------------------------------------------------
+
+# Tags of the wire format: field number << 3 | wire type (0 varint, 2 length-delimited, 5 fixed32, 1 fixed64).
+_CRC_TAG = 15 << 3 | 5  # 0x7d
+# delivery (field 13) of 14 bytes: source (1, fixed32), sequence (2, fixed64).
+_DELIVERY = struct.Struct("<3sIBQ")
+_DELIVERY_HEAD, _SEQUENCE_TAG = bytes((13 << 3 | 2, 14, 1 << 3 | 5)), 2 << 3 | 1
+_CRC = struct.Struct("<BI")
+
+# The most that `seal` adds to a body, bytes.
+SEAL_BYTES = _DELIVERY.size + _CRC.size
+
+
+def encode_body(  # noqa: PLR0913, PLR0917 - the fields of an envelope; an object for them would cost a microsecond
+    sender: str,
+    target: str,
+    payload: bytes,
+    timestamp: int,
+    priority: int,
+    id: str,  # noqa: A002 - the name of the field
+    type: str,  # noqa: A002
+    content_type: str,
+    correlation_id: str = "",
+    causation_id: str = "",
+    reply_to: str = "",
+    deadline: int = 0,
+    schema_version: int = 0,
+    headers: Mapping[str, str] | None = None,
+) -> bytes:
+    """Serialize an envelope, all but what `seal` adds; `timestamp` and `deadline` are nanoseconds since the epoch.
+
+    Raises ValueError if a text can't be written as UTF-8 or a number is out of range.
+    """
+    # Joining the fields that every message has, from cached pieces, takes 2/3 of the time of the generated class.
+    identity, cause = id.encode(), causation_id.encode()
+    body = b"%b%b%b%b%b%b\x32%b%b\x42%b%b\x1a%b%b" % (
+        _text(0x0A, sender),
+        _text(0x12, target),
+        _kind(type, content_type, priority),
+        # The 10 bytes of the timestamp's varint: 14 bits, 14 bits, and the upper 36, which change every 268 ms.
+        _SEVEN_AND_SEVEN[timestamp & 0x3FFF],
+        _SEVEN_AND_SEVEN[timestamp >> 14 & 0x3FFF],
+        _varint(timestamp >> 28 & 0xF_FFFF_FFFF),
+        _varint(len(identity)),
+        identity,
+        _varint(len(cause)),
+        cause,
+        _varint(len(payload)),
+        payload,
+    )
+    if correlation_id or reply_to or deadline or schema_version or headers:
+        more = Envelope(correlation_id=correlation_id, reply_to=reply_to, deadline=deadline, headers=headers)
+        if schema_version:
+            more.delivery.schema_version = schema_version
+        body += more.SerializeToString()
+    return body
+
+
+def seal(body: bytes, source: int | None = None, sequence: int = 0) -> bytes:
+    """Complete a body with its source partition and sequence (from 1; both left out by clients) and the CRC."""
+    if source is not None:
+        body += _DELIVERY.pack(_DELIVERY_HEAD, source, _SEQUENCE_TAG, sequence)
+    return body + _CRC.pack(_CRC_TAG, zlib.crc32(body))
+
+
+@lru_cache(maxsize=16_384)
+def _varint(n: int) -> bytes:
+    out = bytearray()
+    while n > 0x7F:
+        out.append(n & 0x7F | 0x80)
+        n >>= 7
+    out.append(n)
+    return bytes(out)
+
+
+# 14 bits as two bytes of a varint that goes on; 16,384 x 35 bytes = 0.6 MB.
+_SEVEN_AND_SEVEN = [bytes((n & 0x7F | 0x80, n >> 7 | 0x80)) for n in range(1 << 14)]
+
+
+@lru_cache(maxsize=65_536)
+def _text(tag: int, text: str) -> bytes:
+    data = text.encode()
+    return bytes((tag,)) + _varint(len(data)) + data
+
+
+@lru_cache(maxsize=4_096)
+def _kind(name: str, content_type: str, priority: int) -> bytes:
+    """What all messages of a kind share, and last the tag of the timestamp."""
+    return _text(0x52, name) + _text(0x5A, content_type) + b"\x28" + _varint(priority) + b"\x20"
+
+
+# --- reading --------------------------------------------------------------------------------------------------------
+
+
+def decode(data: bytes | None) -> Envelope:
+    """Check the CRC over the bytes as received and parse them; addresses are not looked at.
+
+    Raises MissingCrc, CrcMismatch or Undecodable, and nothing else.
+    """
+    if data is None or len(data) < _CRC.size or data[-5] != _CRC_TAG:
+        raise MissingCrc(len(data or b""))
+    stated, computed = int.from_bytes(data[-4:], "little"), zlib.crc32(data[:-5])
+    if stated != computed:
+        raise CrcMismatch(stated, computed)
+    try:
+        return Envelope.FromString(data)
+    except DecodeError as error:
+        raise Undecodable(f"it is not an Envelope of rookery.v1: {error}") from None
+
+
+def is_json(headers: Iterable[tuple[str, bytes | None]]) -> bool:
+    """Whether the Kafka headers of a record say that its value is JSON rather than an envelope."""
+    for name, value in headers:
+        if name.lower() == "content-type":
+            return value is not None and value.split(b";")[0].strip().lower() == JSON.encode()
+    return False
+
+
+def decode_json(  # noqa: PLR0913, PLR0917 - what a Kafka record has
+    key: bytes | None,
+    value: bytes | None,
+    headers: Iterable[tuple[str, bytes | None]],
+    timestamp_ms: int,
+    topic: str,
+    partition: int,
+    offset: int,
+    priority: Priority = Priority.NORMAL,
+) -> Envelope:
+    """Read a record that a plain Kafka client wrote: the key is the target, the value the message body as JSON.
+
+    Kafka headers, all optional: `type` (else the member "type" of the body), `id` (else the record's coordinates),
+    `sender`, `correlation-id`, `reply-to` (the client's name; replies are plain JSON, too), `deadline-ms`
+    (milliseconds since the epoch), `traceparent`. Raises Undecodable, and nothing else.
+    """
+    if not key:
+        raise Undecodable("a JSON record needs the target's address as its key")
+    if value is None:
+        raise Undecodable("a JSON record needs a value")
+    try:
+        given = {name.lower(): content.decode() for name, content in headers if content is not None}
+        body = msgspec.json.decode(value)
+        kind = given.get("type") or (body.get("type") if isinstance(body, dict) else None)
+        reply_to = client_address(given["reply-to"], "json") if given.get("reply-to") else ""
+        return Envelope(
+            sender=given.get("sender") or reply_to,
+            target=key.decode(),
+            payload=value,
+            timestamp=max(timestamp_ms, 0) * 1_000_000,
+            priority=int(priority),  # type: ignore[arg-type]  # the stub wants the generated enum, the class an int
+            id=given.get("id") or f"{topic}/{partition}/{offset}",
+            correlation_id=given.get("correlation-id"),
+            reply_to=reply_to,
+            type=kind if isinstance(kind, str) else "",
+            content_type=JSON,
+            deadline=int(given.get("deadline-ms") or 0) * 1_000_000,
+            headers={"traceparent": given["traceparent"]} if given.get("traceparent") else None,
+        )
+    except (ValueError, RecursionError) as error:  # UTF-8, JSON (also nested too deeply), client name, number
+        raise Undecodable(str(error)) from None
