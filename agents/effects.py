@@ -1,0 +1,186 @@
+"""What a turn leaves: the messages it sends, encoded when they are sent and in the order written.
+
+Nothing here talks to a network. The engine opens the context before each turn, takes the sends after it, and commits
+them with the state, or drops them when the handler raised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+
+from rookery.agents.errors import OutsideTurn
+from rookery.schemas import payload as codecs
+from rookery.schemas.address import check
+from rookery.schemas.envelope import JSON, SEAL_BYTES, Envelope, Priority, encode_body
+from rookery.schemas.errors import MessageTooLarge
+from rookery.schemas.system import ERROR_HEADER, FAILURE, Failure
+
+_TRACE = "traceparent"
+# The text of an error reply; a traceback belongs in the dead letter.
+_FAILURE_CHARS_MAX = 4_000
+
+
+class HasId(Protocol):
+    """Whatever has an address: an agent, a handle."""
+
+    @property
+    def id(self) -> str:
+        """The address."""
+
+
+class Outgoing(NamedTuple):
+    """One message that a turn sends: `body` is an envelope that is not sealed yet."""
+
+    target: str
+    priority: Priority
+    body: bytes
+
+
+class TurnContext:
+    """What the turns of one activation see and leave; made once per activation, opened and emptied for each turn.
+
+    `sends` is None while no turn is open. `envelope` is the message in hand, None in a hook that no message caused.
+    """
+
+    __slots__ = ("_lineage", "address", "envelope", "message_bytes_max", "new_id", "now_ns", "sends")
+
+    def __init__(self, address: str, new_id: Callable[[], str], message_bytes_max: int) -> None:
+        """Serve the agent at `address`; `new_id` makes message ids, `message_bytes_max` bounds a sealed envelope."""
+        self.address = address
+        self.new_id = new_id
+        self.message_bytes_max = message_bytes_max
+        self.envelope: Envelope | None = None
+        self.now_ns = 0
+        self.sends: list[Outgoing] | None = None
+        self._lineage: tuple[str, str, dict[str, str] | None] | None = None
+
+    def begin(self, envelope: Envelope | None, now_ns: int) -> None:
+        """Open a turn on this message at this instant (nanoseconds since the epoch)."""
+        self.envelope = envelope
+        self.now_ns = now_ns
+        self.sends = []
+        self._lineage = None
+
+    def take(self) -> list[Outgoing]:
+        """Close the turn and return what it sent, in order; the message stays readable for the reply."""
+        sends, self.sends = self.sends, None
+        return sends or []
+
+    def send(
+        self,
+        target: str | HasId,
+        message: Any,
+        priority: Priority,
+        headers: dict[str, str] | None,
+        deadline: float | None,
+    ) -> None:
+        """Record one send; see Agent.send."""
+        type_name, content_type, payload = codecs.encode(message)
+        self.send_encoded(target, type_name, content_type, payload, priority, headers, deadline)
+
+    def send_encoded(
+        self,
+        target: str | HasId,
+        type_name: str,
+        content_type: str,
+        payload: bytes,
+        priority: Priority,
+        headers: dict[str, str] | None = None,
+        deadline: float | None = None,
+    ) -> None:
+        """Record one send of bytes that are encoded; raises OutsideTurn, InvalidAddress, MessageTooLarge."""
+        sends = self.sends
+        if sends is None:
+            raise OutsideTurn(self.address, "send()")
+        address = check(target if type(target) is str else target.id)  # type: ignore[union-attr]
+        correlation_id, causation_id, trace = self._lineage or self._trace()
+        if trace is not None:
+            headers = trace if headers is None else trace | headers
+        body = encode_body(
+            self.address,
+            address,
+            payload,
+            self.now_ns,
+            priority,
+            self.new_id(),
+            type_name,
+            content_type,
+            correlation_id=correlation_id,
+            causation_id=causation_id,
+            deadline=0 if deadline is None else self.now_ns + int(deadline * 1e9),
+            headers=headers,
+        )
+        self.bound(body, address)
+        sends.append(Outgoing(address, priority, body))
+
+    def _trace(self) -> tuple[str, str, dict[str, str] | None]:
+        """(correlation id, causation id, trace headers) for what this turn sends; read from the message once a turn."""
+        envelope = self.envelope
+        if envelope is None:
+            self._lineage = ("", "", None)
+        else:
+            headers = envelope.headers
+            trace = {_TRACE: headers[_TRACE]} if _TRACE in headers else None
+            self._lineage = (envelope.correlation_id or envelope.id, envelope.id, trace)
+        return self._lineage
+
+    def bound(self, body: bytes, target: str) -> None:
+        """Raise MessageTooLarge for a body that no inbox takes once it is sealed."""
+        size = len(body) + SEAL_BYTES
+        if size > self.message_bytes_max:
+            raise MessageTooLarge(size, self.message_bytes_max, target)
+
+
+def reply_body(context: TurnContext, result: Any) -> Outgoing | None:
+    """The reply to the message in hand, or None if none was asked for; None as a result travels as JSON null.
+
+    The target is whatever `reply_to` says: a client or an agent. Raises PayloadError, MessageTooLarge.
+    """
+    envelope = context.envelope
+    if envelope is None or not (target := envelope.reply_to):
+        return None
+    outgoing = _reply(envelope, target, codecs.encode(result), context.now_ns, context.new_id(), None)
+    context.bound(outgoing.body, target)
+    return outgoing
+
+
+def error_body(envelope: Envelope, error: str, text: str, *, now_ns: int, message_id: str) -> Outgoing | None:
+    """The reply that says that the message was not handled, or None if no reply was asked for.
+
+    `error` is the `reason` of a typed error; `text` is cut to 4,000 characters.
+    """
+    if not (target := envelope.reply_to):
+        return None
+    failure = (FAILURE, JSON, msgspec.json.encode(Failure(error, text[:_FAILURE_CHARS_MAX])))
+    return _reply(envelope, target, failure, now_ns, message_id, {ERROR_HEADER: error})
+
+
+def _reply(
+    envelope: Envelope,
+    target: str,
+    message: tuple[str, str, bytes],
+    now_ns: int,
+    message_id: str,
+    headers: dict[str, str] | None,
+) -> Outgoing:
+    type_name, content_type, payload = message
+    priority = Priority(envelope.priority)
+    if _TRACE in envelope.headers:
+        headers = {_TRACE: envelope.headers[_TRACE], **(headers or {})}
+    body = encode_body(
+        envelope.target,
+        target,
+        payload,
+        now_ns,
+        priority,
+        message_id,
+        type_name,
+        content_type,
+        correlation_id=envelope.correlation_id or envelope.id,
+        causation_id=envelope.id,
+        headers=headers,
+    )
+    return Outgoing(target, priority, body)
