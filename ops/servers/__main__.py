@@ -85,7 +85,7 @@ def _status(_: argparse.Namespace) -> int:
     ):
         if configured := addresses.given(variables):
             # Only whether it listens: it may want TLS or a password. The address may carry one, so it is not shown.
-            found[title] = _listens(addresses.bootstrap(configured[1]) if title == "kafka" else configured[1])
+            found[title] = _listens(title, configured[1])
             print(f"{title}: given by {configured[0]}, {'listens' if found[title] else 'does not answer'}")
         elif name in known:
             found[title] = answers(known[name])
@@ -95,9 +95,11 @@ def _status(_: argparse.Namespace) -> int:
     return 0 if found.get("kafka") else 3
 
 
-def _listens(address: str) -> bool:
+def _listens(title: str, address: str) -> bool:
     try:
-        return addresses.reachable(address, 9092)
+        if title == "kafka":
+            return addresses.reachable(addresses.bootstrap(address), 9092)
+        return addresses.reachable(address, 6379)
     except ValueError:
         return False
 

@@ -41,17 +41,21 @@ def written(path: Path) -> dict[str, str]:
 
 
 def endpoints(address: str, default_port: int) -> list[tuple[str, int]]:
-    """Split ``host:port`` pairs separated by commas, or the host and port of one URL.
+    """Split ``host:port`` pairs separated by commas, or take the host and port of one URL.
 
     Raises:
-        ValueError: a port is not a number, or a host is empty.
+        ValueError: no host, or a port that is no number. The text leaves out the address: it may hold a password.
     """
     pairs = []
-    for part in address.split(","):
-        url = urlsplit(part if "://" in part else f"//{part}")
-        if not url.hostname:
-            raise ValueError(f"no host in {part!r}")
-        pairs.append((url.hostname, url.port or default_port))
+    for part in [address] if "://" in address else address.split(","):
+        try:
+            url = urlsplit(part if "://" in part else f"//{part}")
+            host, port = url.hostname, url.port
+        except ValueError:
+            raise ValueError("a port must be a number up to 65535") from None
+        if not host:
+            raise ValueError("a host is missing")
+        pairs.append((host, port or default_port))
     return pairs
 
 

@@ -143,10 +143,10 @@ def _borrowed(
     if found := addresses.given(variables):
         variable, address = found[0], clean(found[1])
         try:
-            if addresses.reachable(address, port):
+            if address.startswith("unix://") or addresses.reachable(address, port):
                 return address
         except ValueError as error:
-            raise ServersError(f"{variable} is not an address ({error}): set it to host:port, or unset it") from None
+            raise ServersError(f"{variable} is no address ({error}): correct or unset it") from None
         raise ServersError(f"nothing answers at the address in {variable}: start it, correct it, or unset {variable}")
     known = addresses.written(home / "servers.json").get(name)
     return known if known and answers(known) else None

@@ -1,0 +1,168 @@
+"""All settings of Rookery on one page, each with its unit and its bounds; every bad one is reported at once.
+
+Sources, strongest first: keyword arguments of `Settings.load`, variables ``ROOKERY_<NAME>``, the defaults below.
+Durations are seconds, sizes are bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal
+
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from rookery.ops.servers import addresses
+from rookery.schemas.errors import ConfigurationError
+
+PREFIX: Final = "ROOKERY_"
+MINUTE: Final = 60.0
+HOUR: Final = 60 * MINUTE
+DAY: Final = 24 * HOUR
+RECORD_OVERHEAD_BYTES: Final = 100_000
+"""What the frame of a journal batch (record headers, `~pos`) may add to `batch_bytes_max`."""
+BROKER_BATCH_BYTES: Final = 1_048_588
+"""The largest batch a Kafka topic takes by default (``max.message.bytes``)."""
+
+
+class Settings(BaseSettings):
+    """Immutable settings of one process. Make them with `Settings.load`, which explains what is wrong."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True, env_ignore_empty=True
+    )
+
+    # --- where -------------------------------------------------------------------------------------------------
+    app_id: str = Field(
+        pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,99}$",
+        description="name of the application: prefix of its topics, consumer group and leases",
+    )
+    broker: str = Field(
+        "127.0.0.1:9092",
+        min_length=1,
+        description="Kafka servers as host:port, separated by commas; a prefix kafka:// is accepted",
+    )
+    redis_url: str | None = Field(
+        None,
+        repr=False,  # it may carry a password
+        pattern=r"^(rediss?|unix)://.+$",
+        description="redis://host:port/database, rediss:// for TLS; only locks and limits need it",
+    )
+    data_dir: str = Field(".rookery/data", min_length=1, description="folder for local stores; one worker, one folder")
+    web_host: str = Field("127.0.0.1", min_length=1, description="address of health and metrics pages")
+    web_port: int = Field(0, ge=0, le=65_535, description="their port; 0 takes a free one")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what the log shows")
+
+    # --- topics ------------------------------------------------------------------------------------------------
+    partitions: int = Field(12, ge=1, le=500, description="of every inbox and of the journal")
+    replication_factor: int = Field(1, ge=1, le=9, description="copies of a partition; 3 in production")
+    min_insync_replicas: int = Field(1, ge=1, le=9, description="copies an ack stands for; 2 of 3")
+    inbox_retention: float = Field(7 * DAY, ge=HOUR, le=3650 * DAY, description="seconds")
+    deadletter_retention: float = Field(30 * DAY, ge=HOUR, le=3650 * DAY, description="seconds")
+
+    # --- the consumer group ------------------------------------------------------------------------------------
+    session_timeout: float = Field(10.0, ge=1, le=300, description="seconds until a dead worker is missed")
+    heartbeat_interval: float = Field(1.0, ge=0.1, le=60, description="seconds; 3 fit a session_timeout")
+    fetch_records_max: int = Field(5_000, ge=1, le=100_000, description="records one fetch hands over")
+    fetch_bytes_max: int = Field(
+        52_428_800, ge=65_536, le=1 << 30, description="bytes of one fetch over all partitions"
+    )
+
+    # --- turns -------------------------------------------------------------------------------------------------
+    concurrency_max: int = Field(1_000, ge=1, le=100_000, description="turns at once in this process")
+    turn_slice: int = Field(256, ge=1, le=100_000, description="turns a pool task runs before it yields")
+    mailbox_max: int = Field(10_000, ge=1, le=1_000_000, description="messages waiting for one agent")
+    window_max: int = Field(
+        50_000, ge=100, le=10_000_000, description="unfinished messages of one inbox partition before it is paused"
+    )
+    activations_max: int = Field(20_000, ge=1, le=10_000_000, description="agents in memory")
+    passivate_after: float = Field(60.0, ge=0.1, le=30 * DAY, description="seconds an agent idles first")
+    dedup_window: int = Field(
+        10_000,
+        ge=0,
+        le=1_000_000,
+        description="records of one inbox partition in which a client's repeated id is known",
+    )
+
+    # --- the journal -------------------------------------------------------------------------------------------
+    topic_bytes_max: int = Field(
+        BROKER_BATCH_BYTES,
+        ge=100_000,
+        le=100_000_000,
+        description="max.message.bytes of our topics and the producer's largest batch",
+    )
+    batch_turns_max: int = Field(5_000, ge=1, le=100_000, description="turns in one commit batch")
+    batch_bytes_max: int = Field(900_000, ge=10_000, le=64_000_000, description="bytes of records in one commit batch")
+    message_bytes_max: int = Field(900_000, ge=1_000, le=64_000_000, description="bytes of one message")
+    outbox_ring: int = Field(64, ge=2, le=10_000, description="commit batches whose messages are unsent")
+    lease_renewal: float = Field(DAY, ge=MINUTE, le=6 * DAY, description="seconds; brokers forget after 7 d")
+    position_refresh: float = Field(6 * HOUR, ge=1, le=DAY, description="seconds, of an idle partition")
+
+    # --- waiting -----------------------------------------------------------------------------------------------
+    spawn_wait: float = Field(10.0, ge=0, le=HOUR, description="seconds a message waits for its spawn")
+    ask_timeout: float = Field(30.0, ge=0.01, le=30 * DAY, description="seconds an ask waits by default")
+    drain_timeout: float = Field(30.0, ge=0, le=HOUR, description="seconds a planned stop may take")
+
+    # --- metrics -----------------------------------------------------------------------------------------------
+    metrics_agents_max: int = Field(100, ge=0, le=10_000, description="agents with a label of their own")
+
+    @classmethod
+    def load(cls, **overrides: Any) -> Settings:
+        """Read the settings; keyword arguments beat the environment.
+
+        Raises:
+            ConfigurationError: its `problems` name every bad setting, its variable and what is allowed.
+        """
+        # The names under which other programs already know these two addresses come after our own.
+        variables = {}
+        for name, choices in (("broker", addresses.BROKER_VARIABLES), ("redis_url", addresses.REDIS_VARIABLES)):
+            if name not in overrides and (found := addresses.given(choices)):
+                variables[name], overrides[name] = found
+        try:
+            return cls(**overrides)
+        except ValidationError as error:
+            raise ConfigurationError([_problem(cls, details, variables) for details in error.errors()]) from None
+
+    @field_validator("broker")
+    @classmethod
+    def _clean_broker(cls, value: str) -> str:
+        cleaned = addresses.bootstrap(value)
+        if not cleaned:
+            raise ValueError("no server in it")
+        addresses.endpoints(cleaned, 9092)
+        return cleaned
+
+    # Each relation is checked at its later field, so that it is reported together with whatever else is wrong.
+
+    @field_validator("min_insync_replicas", "heartbeat_interval", "batch_bytes_max", "message_bytes_max")
+    @classmethod
+    def _fits(cls, value: float, info: ValidationInfo) -> float:
+        other, share, margin = _LIMITED_BY[str(info.field_name)]
+        if other in info.data and value > (limit := info.data[other] * share - margin):
+            raise ValueError(f"with {other} {info.data[other]:.10g} at most {limit:.10g} is allowed")
+        return value
+
+
+_LIMITED_BY: Final = {
+    # field: (earlier field, share of it, margin taken off)
+    "min_insync_replicas": ("replication_factor", 1.0, 0),
+    "heartbeat_interval": ("session_timeout", 1 / 3, 0),
+    "batch_bytes_max": ("topic_bytes_max", 1.0, RECORD_OVERHEAD_BYTES),
+    "message_bytes_max": ("batch_bytes_max", 1.0, 0),
+}
+
+
+def _problem(settings: type[Settings], details: ErrorDetails, variables: dict[str, str]) -> str:
+    """Say what is wrong with one setting; never its value, which may be a secret."""
+    name = str(details["loc"][0])
+    field = settings.model_fields.get(name)
+    if field is None:
+        return f"{name}: there is no such setting"
+    where = f"{name} ({variables.get(name, PREFIX + name.upper())}, {field.description})"
+    if details["type"] == "missing":
+        return f"{where}: must be set"
+    bounds = {key: getattr(part, key) for part in field.metadata for key in ("ge", "le") if hasattr(part, key)}
+    kind = "a whole number" if field.annotation is int else "a number"
+    if bounds and details["type"] != "value_error":
+        return f"{where}: must be {kind} from {bounds['ge']:.10g} to {bounds['le']:.10g}"
+    return f"{where}: {details['msg'].removeprefix('Value error, ')}"
