@@ -1,11 +1,20 @@
 """The mailbox of one agent: its waiting messages in three lanes, and what the engine knows of its activation."""
 
 from collections import deque
-from typing import Any
+from typing import Any, NamedTuple
 
 from rookery.schemas.envelope import Envelope
+from rookery.streams.log import Record
 
 LANES = 3
+
+
+class Item(NamedTuple):
+    """One waiting message: its envelope, and the record it came in (a dead letter needs the original bytes)."""
+
+    offset: int
+    envelope: Envelope
+    record: Record
 
 
 class Mailbox:
@@ -21,12 +30,15 @@ class Mailbox:
         "context",
         "key",
         "kind",
+        "kind_name",
         "lanes",
         "partition",
         "queued",
         "runner",
         "running",
         "state",
+        "stopped",
+        "unborn",
         "unsettled",
         "used_at",
     )
@@ -35,13 +47,16 @@ class Mailbox:
         self.address = address
         self.key = address.encode()
         self.partition = partition
-        self.lanes: tuple[deque[tuple[int, Envelope]], ...] = (deque(), deque(), deque())
+        self.lanes: tuple[deque[Item], ...] = (deque(), deque(), deque())
         self.queued = [False, False, False]
         self.running = False
         self.closed = False  # its partition was dropped, or the agent passivated
         self.unsettled = 0  # finished turns whose commit batch is not acknowledged yet
         self.used_at = 0.0  # engine's clock, seconds
-        self.kind: Any = None  # AgentType, once known
+        self.unborn = False  # a spawned agent whose spawn message has not come yet
+        self.stopped = False  # a stop turn finished: later messages are refused
+        self.kind_name = ""  # of a spawned agent: what its spawn message says
+        self.kind: Any = None  # AgentType, once activated
         self.agent: Any = None  # the Agent object, once activated
         self.context: Any = None  # TurnContext
         self.state: bytes | None = None  # the encoded state after the last finished turn

@@ -84,9 +84,7 @@ class CommitBatch:
     turns: list[Finished]
     number: int  # outbox slot, 0 if nothing is sent
     released: dict[Destination, list[Message]]
-    prefixes: tuple[int, ...]
-    sent_through: int
-    built_at: float
+    progress: tuple[tuple[int, ...], int]  # prefixes by lane, sent-through
 
 
 class Partition:
@@ -121,12 +119,12 @@ class Partition:
         lane: int,
         records: Iterable[Record],
         read: Callable[[Record], Envelope],
-        deliver: Callable[[int, int, Envelope], None],
+        deliver: Callable[[int, Record, Envelope], None],
         refuse: Callable[[int, Record, EnvelopeError], None],
     ) -> int | None:
         """Admit fetched records of a lane in order (R1, R2, R3).
 
-        Calls `deliver(lane, offset, envelope)` for each that has to be handled and `refuse` for each that cannot be
+        Calls `deliver(lane, record, envelope)` for each that has to be handled and `refuse` for each that cannot be
         read (it counts as admitted: the caller owes a finished turn). Records below `next` came again and are skipped.
         Returns the offset to seek to when records are missing in between, else None.
         """
@@ -154,7 +152,7 @@ class Partition:
             else:
                 admitted = progress.admit_outside(envelope.id)
             if admitted:
-                deliver(lane, offset, envelope)
+                deliver(lane, record, envelope)
         return None
 
     @property
@@ -174,10 +172,11 @@ class Partition:
             finished.mailbox.unsettled += 1
         self.finished.append(finished)
 
-    def build(self, now: float, progress_due: bool = False) -> CommitBatch | None:
+    def build(self, progress_due: bool = False, refresh: bool = False) -> CommitBatch | None:
         """The next commit batch (R5), or None while one is in flight or nothing is due.
 
-        Progress alone (repeats that moved a prefix, acknowledged messages) is written only when `progress_due`.
+        Progress alone (repeats that moved a prefix, acknowledged messages) is written only when `progress_due`; with
+        `refresh` the position is written even unchanged, so that brokers keep the producer.
         """
         if self.flight is not None or self.closed:
             return None
@@ -197,13 +196,13 @@ class Partition:
         self._add_tombstones(records)
         self._add_repairs(records)
         written = (tuple(lane.prefix for lane in self.lanes), self.outbox.sent_through)
-        if not records and not turns and not (progress_due and written != self._written):
+        if not records and not turns and not refresh and not (progress_due and written != self._written):
             return None
         self.sequence = sequence
         if number:
             self.outbox.next_slot = number + 1
         records[POSITION] = self._position(written[1])
-        self.flight = CommitBatch(records, turns, number, released, written[0], written[1], now)
+        self.flight = CommitBatch(records, turns, number, released, written)
         return self.flight
 
     def acked(self, base: int) -> list[tuple[Destination, Group]]:
@@ -214,7 +213,7 @@ class Partition:
             raise NotContiguous(f"journal {self.number}: our batch landed at {base}, expected {self.last + 1}")
         self.last = base + len(batch.records) - 1
         self.flight = None
-        self._written = (batch.prefixes, batch.sent_through)
+        self._written = batch.progress
         store = self.store
         for key, value in batch.records.items():
             if value is None:

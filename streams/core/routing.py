@@ -1,13 +1,25 @@
 """Where a message goes: the topics of one application and the partition of a target."""
 
-from rookery.schemas.address import partition_of
+from typing import Protocol
+
+from rookery.schemas.address import parse_client, partition_of
+from rookery.schemas.envelope import Envelope, seal
 from rookery.streams.core.outbox import Destination
+from rookery.streams.core.partition import Sent
 
 # Cached routes; an address costs about 200 bytes.
 _ROUTES_MAX = 100_000
 
-CLIENT = "client:"
-JSON_CLIENT = "json:"
+
+class Unrouted(Protocol):
+    """A message as a turn leaves it; agents.effects.Outgoing."""
+
+    @property
+    def target(self) -> str: ...
+    @property
+    def priority(self) -> int: ...
+    @property
+    def body(self) -> bytes: ...
 
 
 class Topics:
@@ -44,3 +56,16 @@ class Router:
             destination = (self.topics.inboxes[lane], partition_of(target, self.partitions))
             route = routes[target] = (destination, target.encode())
         return route
+
+    def sent(self, message: Unrouted) -> Sent:
+        """Resolve a message: to an agent's inbox, or to the reply topic of a client in the form that it reads."""
+        target = message.target
+        client = parse_client(target) if ":" in target else None
+        if client is None:
+            destination, key = self.inbox(target, message.priority)
+            return Sent(destination, key, message.body, sequenced=True)
+        form, name = client
+        destination = (self.topics.replies(name), 0)
+        envelope = Envelope.FromString(message.body)
+        key = envelope.correlation_id.encode()
+        return Sent(destination, key, envelope.payload if form == "json" else seal(message.body), sequenced=False)

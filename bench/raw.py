@@ -1,0 +1,74 @@
+"""The raw loop: aiokafka getmany and two send_batch, nothing in between. What a durable turn is measured against.
+
+    python -m bench.raw BROKER INPUT_TOPIC OUTPUT_TOPIC_1 OUTPUT_TOPIC_2 COUNT PARTITIONS
+
+Same records, acks, idempotence and batch size as the worker; the clock runs from the first fetch to the last broker ack.
+"""
+
+import asyncio
+import json
+import resource
+import sys
+import time
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+
+BATCH_BYTES = 900_000
+
+
+async def main(broker: str, topic: str, out: tuple[str, str], count: int, partitions: int) -> dict[str, float]:
+    """Copy `count` records of `topic` to both outputs; returns seconds, rate and CPU seconds."""
+    consumer = AIOKafkaConsumer(bootstrap_servers=broker, enable_auto_commit=False, fetch_max_bytes=52_428_800)
+    producer = AIOKafkaProducer(
+        bootstrap_servers=broker,
+        acks="all",
+        enable_idempotence=True,
+        max_batch_size=BATCH_BYTES,
+        max_request_size=1_048_588,
+    )
+    await consumer.start()
+    await producer.start()
+    tps = [TopicPartition(topic, number) for number in range(partitions)]
+    consumer.assign(tps)
+    await consumer.seek_to_beginning(*tps)
+    done, flying = 0, set[asyncio.Future[Any]]()
+    start, cpu = 0.0, _cpu()
+    while done < count:
+        fetched = await consumer.getmany(timeout_ms=1000, max_records=5_000)
+        if not start:
+            start = time.perf_counter()
+        for tp, records in fetched.items():
+            for target in out:
+                builder = producer.create_batch()
+                for record in records:
+                    if builder.append(key=record.key, value=record.value, timestamp=None) is None:
+                        flying.add(await _send(producer, builder, target, tp.partition))
+                        builder = producer.create_batch()
+                        builder.append(key=record.key, value=record.value, timestamp=None)
+                flying.add(await _send(producer, builder, target, tp.partition))
+            done += len(records)
+        flying = {future for future in flying if not future.done()}
+        if len(flying) > 64:
+            await asyncio.wait(flying, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.gather(*flying)
+    seconds = time.perf_counter() - start
+    await consumer.stop()
+    await producer.stop()
+    return {"count": done, "seconds": seconds, "per_s": done / seconds, "cpu_s": _cpu() - cpu}
+
+
+async def _send(producer: AIOKafkaProducer, builder: Any, topic: str, partition: int) -> asyncio.Future[Any]:
+    builder.close()
+    future: asyncio.Future[Any] = await producer.send_batch(builder, topic, partition=partition)
+    return future
+
+
+def _cpu() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+if __name__ == "__main__":
+    _, broker, topic, first, second, count, partitions = sys.argv
+    print(json.dumps(asyncio.run(main(broker, topic, (first, second), int(count), int(partitions)))))

@@ -1,0 +1,90 @@
+"""The records that both sides of a pair handle: 100 B payloads to 1,000 agents, asked for a reply by one client."""
+
+import asyncio
+import itertools
+import time
+import uuid
+from collections.abc import Iterator
+
+import msgspec
+from aiokafka import AIOKafkaProducer
+
+from rookery import Agent, handler
+from rookery.schemas.address import partition_of
+from rookery.schemas.envelope import Priority, encode_body, seal
+
+AGENTS = 1_000
+# The reply topic of this client name takes the one message that each turn sends.
+CLIENT = "bench"
+_PAD = "x" * 77
+
+
+class Add(msgspec.Struct):
+    """100 bytes as JSON."""
+
+    n: int
+    pad: str = _PAD
+
+
+class Total(msgspec.Struct):
+    """The reply."""
+
+    count: int
+    pad: str = _PAD
+
+
+class Counter(Agent):
+    """Counts; about 100 B of state."""
+
+    count: int = 0
+    total: int = 0
+    pad: str = _PAD[:60]
+
+    @handler
+    async def add(self, msg: Add) -> Total:
+        """One durable turn: state changes, one message is sent."""
+        self.count += 1
+        self.total += msg.n
+        return Total(self.count)
+
+
+def records(count: int, partitions: int) -> Iterator[tuple[int, bytes, bytes]]:
+    """(partition, key, value) of `count` messages, one after the other to each agent."""
+    payload = msgspec.json.encode(Add(1))
+    targets = [f"Counter/{number}" for number in range(AGENTS)]
+    places = [(target, target.encode(), partition_of(target, partitions)) for target in targets]
+    nonce = uuid.uuid4().hex[:8]
+    for number, (target, key, partition) in zip(range(count), itertools.cycle(places), strict=False):
+        body = encode_body(
+            f"client:{CLIENT}",
+            target,
+            payload,
+            time.time_ns(),
+            Priority.NORMAL,
+            f"{nonce}-{number}",
+            "Add",
+            "application/json",
+            reply_to=f"client:{CLIENT}",
+        )
+        yield partition, key, seal(body)
+
+
+async def prefill(broker: str, topic: str, count: int, partitions: int) -> None:
+    """Write the records to a topic, in large batches."""
+    producer = AIOKafkaProducer(bootstrap_servers=broker, acks="all", max_batch_size=500_000, max_request_size=1_000_000)
+    await producer.start()
+    try:
+        builders = {number: producer.create_batch() for number in range(partitions)}
+        flying: list[asyncio.Future[object]] = []
+        for partition, key, value in records(count, partitions):
+            if builders[partition].append(key=key, value=value, timestamp=None) is None:
+                builder, builders[partition] = builders[partition], producer.create_batch()
+                builder.close()
+                flying.append(await producer.send_batch(builder, topic, partition=partition))
+                builders[partition].append(key=key, value=value, timestamp=None)
+        for partition, builder in builders.items():
+            builder.close()
+            flying.append(await producer.send_batch(builder, topic, partition=partition))
+        await asyncio.gather(*flying)
+    finally:
+        await producer.stop()

@@ -1,0 +1,299 @@
+"""Client: how any Python program talks to agents on Kafka.
+
+    async with Client("flights") as client:
+        plane = client.get_agent("Plane/N14228")
+        await plane.tell(Departure(...))
+        print(await plane.state())
+
+A client produces to the inbox topics and reads a reply topic of its own, made at its first ask and removed at its end.
+"""
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Iterable
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import TopicAlreadyExistsError, UnknownTopicOrPartitionError
+from aiokafka.producer.message_accumulator import BatchBuilder
+
+from rookery.agents import Agent, AgentHandle, AgentManager
+from rookery.agents.binding import Reply, bind, unbind
+from rookery.agents.types import AgentType, Registry
+from rookery.ops.settings import Settings
+from rookery.schemas import payload as codecs
+from rookery.schemas.envelope import Priority
+from rookery.schemas.errors import NotOwned, WrongTopic
+from rookery.streams.calls import Caller
+from rookery.streams.core.outbox import Destination
+from rookery.streams.core.routing import Router, Topics
+from rookery.streams.engine.engine import Engine
+
+log = logging.getLogger(__name__)
+
+# Of a client's reply topic: long enough to look at after a crash, in milliseconds.
+REPLIES_RETENTION_MS = 3_600_000
+# A produce request that is not answered by then has failed; milliseconds.
+REQUEST_TIMEOUT_MS = 30_000
+
+
+class Client:
+    """A connection of one program to one application. Use as an async context manager."""
+
+    def __init__(
+        self,
+        app_id: str,
+        *,
+        agents: Iterable[type[Agent]] = (),
+        name: str | None = None,
+        engine: Engine | None = None,
+        **settings: Any,
+    ) -> None:
+        """`agents` are the classes that may be spawned; `name` is unique among living clients (default: a fresh one).
+
+        `settings` override the environment, such as `broker="..."`. Inside a worker `engine` lets handles read the
+        state of agents that live there. Raises ConfigurationError.
+        """
+        self.settings = Settings.load(app_id=app_id, **settings)
+        self.registry = Registry()
+        for cls in agents:
+            self.registry.add(cls)
+        self.name = name or uuid.uuid4().hex
+        self.topics = Topics(app_id)
+        self._engine = engine
+        self._kafka = {"bootstrap_servers": self.settings.broker, "client_id": f"{app_id}-client-{self.name}"}
+        self._producer: AIOKafkaProducer | None = None
+        self._admin: AIOKafkaAdminClient | None = None
+        self._meter: AIOKafkaConsumer | None = None
+        self._caller: Caller | None = None
+        self._replies: asyncio.Task[None] | None = None
+        self._replies_open = asyncio.Lock()
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> "Client":
+        """Connect and bind: `AgentManager()` works from here on. Raises WrongTopic if the application has no topics."""
+        self._producer = AIOKafkaProducer(
+            **self._kafka,
+            acks="all",
+            enable_idempotence=True,
+            request_timeout_ms=REQUEST_TIMEOUT_MS,
+            max_request_size=self.settings.topic_bytes_max,
+            max_batch_size=262_144,
+        )
+        await self._producer.start()
+        try:
+            partitions = await self._partition_count()
+        except BaseException:
+            await self._producer.stop()
+            raise
+        self._caller = Caller(
+            self.name,
+            Router(self.topics, partitions),
+            self._produce,
+            now_ns=time.time_ns,
+            new_id=lambda: uuid.uuid4().hex,
+            ask_timeout=self.settings.ask_timeout,
+            message_bytes_max=self.settings.message_bytes_max,
+        )
+        bind(self)
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """Send what is buffered, remove the reply topic, disconnect."""
+        unbind(self)
+        if self._replies is not None:
+            self._replies.cancel()
+            await asyncio.gather(self._replies, return_exceptions=True)
+        if self._producer is not None:
+            await self._producer.stop()
+        if self._meter is not None:
+            await self._meter.stop()
+        if self._admin is not None:
+            if self._replies is not None and self._caller is not None:
+                try:
+                    await self._admin.delete_topics([self._caller.reply_topic])
+                except Exception as error:
+                    log.warning("could not remove the reply topic %s: %s", self._caller.reply_topic, error)
+            await self._admin.close()
+
+    async def _partition_count(self) -> int:
+        assert self._producer is not None
+        topic = self.topics.inboxes[Priority.NORMAL]
+        try:
+            return len(await asyncio.wait_for(self._producer.partitions_for(topic), 10.0))
+        except (UnknownTopicOrPartitionError, TimeoutError):
+            raise WrongTopic(
+                topic, "it does not exist", "start a worker of the application, or `faust -A <app> topics create`"
+            ) from None
+
+    # -- talking ------------------------------------------------------------------------------------------------------
+
+    def get_agent(self, address: str) -> AgentHandle:
+        """A handle on an agent; nothing is sent. Raises InvalidAddress."""
+        return AgentManager(self).get_agent(address)
+
+    async def tell(self, *args: Any, **kwargs: Any) -> None:
+        """See `Connection.tell`."""
+        await self._call.tell(*args, **kwargs)
+
+    async def ask(self, *args: Any, **kwargs: Any) -> Reply:
+        """See `Connection.ask`."""
+        if self._replies is None:
+            await self._open_replies()
+        return await self._call.ask(*args, **kwargs)
+
+    async def tell_many(self, messages: Iterable[tuple[str, Any, Priority]]) -> int:
+        """Send many (target, message, priority) in order, in large batches; returns their count once all are stored.
+
+        Order is kept per target and priority. Raises what `tell` raises; what was sent before stays sent.
+        """
+        bulk = _Bulk(self._started)
+        count = 0
+        for target, message, priority in messages:
+            destination, key, value = self._call.encode(target, *codecs.encode(message), priority=priority)
+            if not bulk.add(destination, key, value):
+                await bulk.send(destination)
+                bulk.add(destination, key, value)
+            count += 1
+            if count % 256 == 0:
+                await asyncio.sleep(0)
+        await bulk.flush()
+        return count
+
+    async def backlog(self) -> dict[Priority, int]:
+        """Records in the inboxes that are not handled yet, by priority, as far as workers have committed."""
+        ends, committed = await self._offsets()
+        backlog = dict.fromkeys(Priority, 0)
+        for tp, end in ends.items():
+            backlog[Priority(self.topics.inboxes.index(tp.topic))] += end - committed.get(tp, 0)
+        return backlog
+
+    async def handled(self) -> int:
+        """Records of the inboxes that are handled, as far as workers have committed."""
+        _, committed = await self._offsets()
+        return sum(committed.values())
+
+    # -- what a Connection has besides --------------------------------------------------------------------------------
+
+    def committed(self, address: str) -> tuple[AgentType, bytes | None]:
+        """See `Connection.committed`; only inside the worker that owns the agent."""
+        if self._engine is None:
+            raise NotOwned(address)
+        return self._engine.committed_state(address)
+
+    def register(self, cls: type[Agent]) -> None:
+        """See `Connection.register`: outside of a worker any class may be used, the worker decides."""
+        if self._engine is not None:
+            self._engine.registry.get(AgentType.of(cls).name)
+
+    def new_agent_id(self) -> str:
+        """A fresh uuid4 in hex."""
+        return self._call.new_agent_id()
+
+    def now_ns(self) -> int:
+        """Nanoseconds since the epoch."""
+        return time.time_ns()
+
+    def statistics(self) -> dict[str, int]:
+        """Asks that wait, and replies that came too late."""
+        return {"pending": self._call.pending_count, "late_replies": self._call.late_count}
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    @property
+    def _call(self) -> Caller:
+        if self._caller is None:
+            raise RuntimeError("the client is not started: use it in `async with Client(...) as client`")
+        return self._caller
+
+    @property
+    def _started(self) -> AIOKafkaProducer:
+        if self._producer is None:
+            raise RuntimeError("the client is not started: use it in `async with Client(...) as client`")
+        return self._producer
+
+    async def _produce(self, destination: Destination, key: bytes, value: bytes) -> None:
+        await self._started.send_and_wait(destination[0], value, key=key, partition=destination[1])
+
+    async def _administer(self) -> AIOKafkaAdminClient:
+        if self._admin is None:
+            admin = AIOKafkaAdminClient(**self._kafka)
+            await admin.start()
+            self._admin = admin
+        return self._admin
+
+    async def _open_replies(self) -> None:
+        """Make the reply topic and start to read it."""
+        async with self._replies_open:
+            if self._replies is not None:
+                return
+            topic = self._call.reply_topic
+            admin = await self._administer()
+            configs = {"cleanup.policy": "delete", "retention.ms": str(REPLIES_RETENTION_MS)}
+            new = NewTopic(topic, 1, self.settings.replication_factor, topic_configs=configs)
+            try:
+                await admin.create_topics([new])
+            except TopicAlreadyExistsError:
+                pass
+            consumer = AIOKafkaConsumer(**self._kafka, auto_offset_reset="earliest", enable_auto_commit=False)
+            await consumer.start()
+            consumer.assign([TopicPartition(topic, 0)])
+            self._replies = asyncio.create_task(self._read_replies(consumer), name="rookery-replies")
+
+    async def _read_replies(self, consumer: AIOKafkaConsumer) -> None:
+        try:
+            while True:
+                for records in (await consumer.getmany(timeout_ms=1_000)).values():
+                    for record in records:
+                        if record.value is not None:
+                            self._call.received(record.value)
+        finally:
+            await consumer.stop()
+
+    async def _offsets(self) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
+        """End and committed offsets of all inbox partitions."""
+        if self._meter is None:
+            meter = AIOKafkaConsumer(**self._kafka, enable_auto_commit=False)
+            await meter.start()
+            self._meter = meter
+        partitions = range(self._call.partitions)
+        tps = [TopicPartition(topic, number) for topic in self.topics.inboxes for number in partitions]
+        ends = await self._meter.end_offsets(tps)
+        admin = await self._administer()
+        committed = await admin.list_consumer_group_offsets(self.settings.app_id, partitions=tps)
+        return ends, {tp: max(meta.offset, 0) for tp, meta in committed.items()}
+
+
+class _Bulk:
+    """Batches of one bulk send: one being filled and one in flight per destination, so that order is kept."""
+
+    def __init__(self, producer: AIOKafkaProducer) -> None:
+        self._producer = producer
+        self._filling: dict[Destination, BatchBuilder] = {}
+        self._flying: dict[Destination, asyncio.Future[Any]] = {}
+
+    def add(self, destination: Destination, key: bytes, value: bytes) -> bool:
+        """Put a record into the batch for its destination; False if that is full."""
+        builder = self._filling.get(destination)
+        if builder is None:
+            builder = self._filling[destination] = self._producer.create_batch()
+        return builder.append(key=key, value=value, timestamp=None) is not None
+
+    async def send(self, destination: Destination) -> None:
+        """Send the batch for a destination, once the one before it is acknowledged."""
+        builder = self._filling.pop(destination)
+        if (before := self._flying.pop(destination, None)) is not None:
+            await before
+        builder.close()
+        self._flying[destination] = await self._producer.send_batch(builder, destination[0], partition=destination[1])
+
+    async def flush(self) -> None:
+        """Send all batches and wait until everything is acknowledged."""
+        for destination in list(self._filling):
+            await self.send(destination)
+        for flying in self._flying.values():
+            await flying

@@ -1,0 +1,66 @@
+"""Dead letters: what could not be handled, with its original bytes, coordinates and reason.
+
+A dead letter leaves through the outbox like any message, so it and the "done" of its message are committed together.
+"""
+
+import traceback
+from collections.abc import Callable
+
+from rookery.agents.effects import error_body
+from rookery.schemas.deadletter import encode_dead_letter
+from rookery.schemas.errors import EnvelopeError, RookeryError
+from rookery.streams.core.mailbox import Item, Mailbox
+from rookery.streams.core.partition import Finished, Partition, Sent
+from rookery.streams.core.routing import Router
+from rookery.streams.log import Record
+
+# A traceback longer than this says nothing more; characters.
+_TRACEBACK_CHARS_MAX = 8_000
+
+
+class DeadLetters:
+    """Makes dead letters and counts them by reason."""
+
+    def __init__(self, router: Router, now_ns: Callable[[], int], new_id: Callable[[], str]) -> None:
+        self._router = router
+        self._now_ns = now_ns
+        self._new_id = new_id
+        self.counts: dict[str, int] = {}
+
+    def finished(
+        self, partition: Partition, lane: int, item: Item, error: BaseException, mailbox: Mailbox | None = None
+    ) -> Finished:
+        """The effects of a message that is given up because of `error`."""
+        sent = [self._letter(partition.number, lane, item.record, item, error)]
+        text = str(error) or type(error).__name__
+        reply = error_body(item.envelope, reason_of(error), text, now_ns=self._now_ns(), message_id=self._new_id())
+        if reply is not None:
+            sent.append(self._router.sent(reply))
+        return Finished(mailbox, lane, item.offset, None, sent)
+
+    def unreadable(self, partition: Partition, lane: int, record: Record, error: EnvelopeError) -> Finished:
+        """The effects of a record that is no envelope."""
+        return Finished(None, lane, record.offset, None, [self._letter(partition.number, lane, record, None, error)])
+
+    def _letter(self, number: int, lane: int, record: Record, item: Item | None, error: BaseException) -> Sent:
+        reason = reason_of(error)
+        self.counts[reason] = self.counts.get(reason, 0) + 1
+        own = isinstance(error, RookeryError)
+        trace = "" if own else "".join(traceback.format_exception(error))[-_TRACEBACK_CHARS_MAX:]
+        body = encode_dead_letter(
+            record,
+            topic=self._router.topics.inboxes[lane],
+            partition=number,
+            envelope=None if item is None else item.envelope,
+            reason=reason,
+            error=f"{type(error).__name__}: {error}",
+            traceback=trace,
+            attempts=0 if own else 1,
+            app_id=self._router.topics.app_id,
+        )
+        return Sent((self._router.topics.deadletter, number), record.key, body, sequenced=False)
+
+
+def reason_of(error: BaseException) -> str:
+    """The stable code of an error: its own, or that of a handler that failed."""
+    return error.reason if isinstance(error, RookeryError) else "handler-failed"

@@ -1,0 +1,242 @@
+"""The engine of one worker: owns partitions, feeds mailboxes, runs turns, commits them, ships what they sent.
+
+A driver (Kafka's in `streams/kafka`, the in-memory one in `streams/memory.py`) calls `assigned`, `revoking` and
+`fetched`, reads `committed`, and lends a `Log`. Everything runs on one event loop.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rookery.agents.types import AgentType, Registry
+from rookery.ops.settings import Settings
+from rookery.schemas.errors import NotOwned
+from rookery.schemas.journal import decode_agent
+from rookery.streams.core.mailbox import LANES, Mailbox
+from rookery.streams.core.partition import Limits, Partition
+from rookery.streams.core.routing import Router, Topics
+from rookery.streams.core.runqueue import RunQueue
+from rookery.streams.engine.deadletters import DeadLetters
+from rookery.streams.engine.inbound import Inbound
+from rookery.streams.engine.ownership import Ownership
+from rookery.streams.engine.pool import Pool
+from rookery.streams.engine.shipping import Shipper
+from rookery.streams.engine.turns import TurnRunner
+from rookery.streams.log import Log, Record
+
+log = logging.getLogger(__name__)
+
+# Housekeeping (passivation, unborn agents, progress without turns) runs this often, in seconds.
+TICK_SECONDS = 0.5
+# While there is ready work, finished turns are gathered at most this long before they are committed, in seconds.
+GATHER_SECONDS = 0.01
+
+
+def limits_of(settings: Settings) -> Limits:
+    """The bounds of one partition."""
+    return Limits(
+        batch_bytes_max=settings.batch_bytes_max,
+        batch_turns_max=settings.batch_turns_max,
+        window_max=settings.window_max,
+        ring=settings.outbox_ring,
+        dedup_window=settings.dedup_window,
+    )
+
+
+class Engine:
+    """Runs the agents of the partitions that this worker owns."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        registry: Registry,
+        port: Log,
+        *,
+        worker: str,
+        now_ns: Callable[[], int],
+        new_id: Callable[[], str],
+        observe: Callable[[Mailbox, int, float, bool], None] = lambda mailbox, lane, seconds, failed: None,
+    ) -> None:
+        """`worker` names this process in claims; `now_ns` is the wall clock in nanoseconds, `new_id` makes unique ids."""
+        self.settings = settings
+        self.registry = registry
+        self.port = port
+        self.router = Router(Topics(settings.app_id), settings.partitions)
+        self.queue = RunQueue()
+        self.dead_letters = DeadLetters(self.router, now_ns, new_id)
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self._owned: dict[int, Ownership] = {}
+        self._turns = TurnRunner(
+            registry, self.router, self.dead_letters, self._partition, now_ns, new_id, settings.message_bytes_max, observe
+        )
+        self._pool = Pool(self.queue, self._turns.run, self._runner_pauses, settings.concurrency_max)
+        limits = limits_of(settings)
+        self.shipper = Shipper(port, settings.batch_bytes_max, self._shipped)
+        self.inbound = Inbound(
+            settings, limits, self.router, self.queue, self.dead_letters, port, self._pool.wake, self._loop.time
+        )
+        self._worker = worker
+        self._flushed_at = 0.0
+        self._ticker: asyncio.Task[None] | None = None
+        self._draining = False
+        self.counts = {"commit_batches": 0, "committed_turns": 0, "lost_leases": 0, "recoveries": 0}
+
+    # -- called by the driver -----------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Start housekeeping."""
+        self._ticker = asyncio.create_task(self._tick(), name="rookery-ticker")
+
+    def revoking(self) -> None:
+        """A rebalance begins: fetching stops by itself; turns and appends go on, the log arbitrates."""
+
+    async def assigned(self, partitions: set[int], generation: int) -> None:
+        """This worker owns exactly `partitions` from now on; kept ones go on, lost ones are dropped.
+
+        Returns once every partition is either proved to be kept or being recovered.
+        """
+        for number in set(self._owned) - partitions:
+            self._owned.pop(number).drop("revoked")
+        checks = []
+        for number in sorted(partitions):
+            ownership = self._owned.get(number)
+            if ownership is None:
+                self._owned[number] = Ownership(self, number, generation, self._worker)
+                self._owned[number].recover()
+            else:
+                checks.append(ownership.verify(generation))
+        await asyncio.gather(*checks)
+
+    def fetched(self, partition: int, lane: int, records: Sequence[Record]) -> None:
+        """Take fetched records of an inbox partition; those that are not owned or not yet recovered are ignored, since
+        fetching starts anew at the prefix when recovery ends."""
+        owned = self._partition(partition)
+        if owned is not None and not self._draining:
+            self.inbound.take(owned, lane, records)
+
+    def committed(self, partition: int, lane: int) -> int | None:
+        """The offset to commit for an inbox partition; None while it is not known here."""
+        owned = self._partition(partition)
+        return None if owned is None else owned.lanes[lane].prefix
+
+    async def drain(self, timeout: float) -> bool:
+        """Finish what is in hand, commit and ship it, within `timeout` seconds; accepts nothing new. True if all went."""
+        self._draining = True
+        deadline = self._loop.time() + timeout
+        while not self.is_quiet and self._loop.time() < deadline:
+            self.flush()
+            await asyncio.sleep(0.02)
+        return self.is_quiet
+
+    async def stop(self) -> None:
+        """Stop at once: running handlers are cancelled, what is not committed never happened."""
+        if self._ticker is not None:
+            self._ticker.cancel()
+        for ownership in self._owned.values():
+            ownership.drop("stopped")
+        self._owned.clear()
+        await self._pool.close(timeout=5.0)
+        await self.shipper.close()
+
+    # -- commits ------------------------------------------------------------------------------------------------------
+
+    def flush(self, progress_due: bool = False) -> None:
+        """Start a commit batch for every partition that has something to commit and none in flight."""
+        self._flushed_at = self._loop.time()
+        for ownership in self._owned.values():
+            ownership.commit(progress_due)
+
+    def _runner_pauses(self, drained: bool) -> None:
+        """Adaptive batching: an idle worker commits at once, a busy one gathers."""
+        if drained or self._loop.time() - self._flushed_at >= GATHER_SECONDS:
+            self.flush()
+
+    def committed_batch(self, ownership: Ownership, turns: int) -> None:
+        """A commit batch was acknowledged: go on with the next one, unless runners are busy gathering it."""
+        self.counts["commit_batches"] += 1
+        self.counts["committed_turns"] += turns
+        if not len(self.queue):
+            ownership.commit()
+
+    def _shipped(self) -> None:
+        """Messages were acknowledged: a full ring may have room again."""
+        for ownership in self._owned.values():
+            partition = ownership.partition
+            if partition is not None and partition.finished and partition.flight is None:
+                ownership.commit()
+
+    # -- housekeeping -------------------------------------------------------------------------------------------------
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            now = self._loop.time()
+            self.inbound.expire_unborn(now)
+            await self._passivate(now)
+            self.flush(progress_due=True)
+            for ownership in list(self._owned.values()):
+                ownership.renew_if_due(now)
+
+    async def _passivate(self, now: float) -> None:
+        """Free the memory of agents that were idle for `passivate_after`, or the longest if there are too many."""
+        live = sum(len(o.partition.mailboxes) for o in self._owned.values() if o.partition is not None)
+        for ownership in list(self._owned.values()):
+            partition = ownership.partition
+            if partition is None:
+                continue
+            excess = live > self.settings.activations_max
+            for mailbox in [m for m in partition.mailboxes.values() if m.idle]:
+                if now - mailbox.used_at >= self.settings.passivate_after or excess:
+                    live -= 1
+                    excess = live > self.settings.activations_max
+                    await self._turns.passivate(partition, mailbox)
+                    for lane in range(LANES):
+                        if mailbox.lanes[lane]:
+                            self.queue.push(mailbox, lane)
+                            self._pool.wake()
+
+    # -- questions ----------------------------------------------------------------------------------------------------
+
+    def _partition(self, number: int) -> Partition | None:
+        ownership = self._owned.get(number)
+        return None if ownership is None else ownership.partition
+
+    def fatal(self, error: BaseException) -> None:
+        """Something happened that this worker can't heal: the driver ends the process."""
+        if not self.failed.done():
+            self.failed.set_exception(error)
+
+    def committed_state(self, address: str) -> tuple[AgentType, bytes | None]:
+        """Type and last committed state of an agent that this worker owns. Raises NotOwned, UnknownAgentType."""
+        destination, key = self.router.inbox(address, 0)
+        partition = self._partition(destination[1])
+        if partition is None:
+            raise NotOwned(address)
+        stored = partition.store.get(key)
+        if stored is None:
+            return self.registry.get(address.partition("/")[0]), None
+        record = decode_agent(stored)
+        return self.registry.get(record.type), record.state
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether everything that was fetched is handled, committed and sent, and all partitions are recovered."""
+        return (
+            not len(self.queue)
+            and not self._pool.running_count
+            and self.shipper.is_idle
+            and all(ownership.is_quiet for ownership in self._owned.values())
+        )
+
+    def statistics(self) -> dict[str, Any]:
+        """Counts and bounds, by part."""
+        return {
+            **self.counts,
+            "partitions": {number: ownership.statistics() for number, ownership in sorted(self._owned.items())},
+            "pool": self._pool.statistics(),
+            "ready": len(self.queue),
+            "shipping": self.shipper.statistics(),
+            "dead_letters": dict(self.dead_letters.counts),
+        }

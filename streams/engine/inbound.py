@@ -1,0 +1,183 @@
+"""What comes in: fetched records become envelopes in mailboxes, and lanes that are full are paused."""
+
+import logging
+from collections.abc import Callable, Sequence
+
+from rookery.agents.system import read_spawn
+from rookery.ops.settings import Settings
+from rookery.schemas.address import parse, partition_of
+from rookery.schemas.envelope import Envelope, Priority, decode, decode_json, is_json
+from rookery.schemas.errors import EnvelopeError, InvalidAddress, Misrouted, NotSpawned, PayloadError
+from rookery.schemas.system import SPAWN
+from rookery.streams.core.mailbox import LANES, Item, Mailbox
+from rookery.streams.core.partition import Limits, Partition
+from rookery.streams.core.routing import Router
+from rookery.streams.core.runqueue import RunQueue
+from rookery.streams.engine.deadletters import DeadLetters
+from rookery.streams.log import Log, Record
+
+log = logging.getLogger(__name__)
+
+
+class EnvelopeReader:
+    """Reads the records of one inbox partition, in either form."""
+
+    __slots__ = ("_lane", "_partition", "_topic")
+
+    def __init__(self, topic: str, partition: int, lane: int) -> None:
+        self._topic, self._partition, self._lane = topic, partition, lane
+
+    def __call__(self, record: Record) -> Envelope:
+        """The envelope of a record. Raises EnvelopeError."""
+        headers = record.headers
+        if headers and is_json(headers):
+            return decode_json(
+                record.key,
+                record.value,
+                headers,
+                record.timestamp,
+                self._topic,
+                self._partition,
+                record.offset,
+                Priority(self._lane),
+            )
+        return decode(record.value)
+
+
+class Inbound:
+    """Admits records into partitions and messages into mailboxes."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        limits: Limits,
+        router: Router,
+        queue: RunQueue,
+        dead_letters: DeadLetters,
+        port: Log,
+        wake: Callable[[], None],
+        clock: Callable[[], float],
+    ) -> None:
+        """`wake` is called when mailboxes were queued; `clock` is monotonic seconds."""
+        self.limits = limits
+        self._spawn_wait = settings.spawn_wait
+        self._router = router
+        self._queue = queue
+        self._dead_letters = dead_letters
+        self._port = port
+        self._wake = wake
+        self._clock = clock
+        self._paused: set[tuple[int, int]] = set()
+        # Spawned agents whose spawn has not come yet, each with its partition and deadline.
+        self._unborn: dict[Mailbox, tuple[Partition, float]] = {}
+
+    # -- a partition's life -------------------------------------------------------------------------------------------
+
+    def opened(self, partition: Partition) -> None:
+        """A partition is recovered: fetch it from its prefixes on."""
+        for lane in range(LANES):
+            self._port.seek(partition.number, lane, partition.lanes[lane].next)
+            self._resume(partition.number, lane)
+
+    def kept(self, partition: Partition) -> None:
+        """A partition went through a rebalance: fetch on at `next`, whatever the driver did with its positions."""
+        for lane in range(LANES):
+            self._port.seek(partition.number, lane, partition.lanes[lane].next)
+
+    def closed(self, partition: Partition) -> None:
+        """A partition is dropped."""
+        for lane in range(LANES):
+            self._resume(partition.number, lane)
+        for mailbox in [mailbox for mailbox in self._unborn if mailbox.partition == partition.number]:
+            del self._unborn[mailbox]
+
+    def progressed(self, partition: Partition) -> None:
+        """A commit moved prefixes: resume lanes whose window is half empty again."""
+        for lane in range(LANES):
+            if (partition.number, lane) in self._paused:
+                if partition.lanes[lane].fetched_count <= self.limits.window_max // 2:
+                    self._resume(partition.number, lane)
+
+    def _resume(self, number: int, lane: int) -> None:
+        if (number, lane) in self._paused:
+            self._paused.discard((number, lane))
+            self._port.resume(number, lane)
+
+    # -- records ------------------------------------------------------------------------------------------------------
+
+    def take(self, partition: Partition, lane: int, records: Sequence[Record]) -> None:
+        """Admit fetched records of one lane."""
+        mailboxes, push, now = partition.mailboxes, self._queue.push, self._clock()
+
+        def deliver(lane: int, record: Record, envelope: Envelope) -> None:
+            item = Item(record.offset, envelope, record)
+            mailbox = mailboxes.get(envelope.target)
+            if mailbox is None:
+                mailbox = self._open(partition, lane, item)
+                if mailbox is None:
+                    return
+            mailbox.used_at = now
+            if mailbox.unborn:
+                self._wait_for_spawn(mailbox, lane, item)
+                return
+            mailbox.lanes[lane].append(item)
+            if not mailbox.running:
+                push(mailbox, lane)
+
+        def refuse(lane: int, record: Record, error: EnvelopeError) -> None:
+            partition.finish(self._dead_letters.unreadable(partition, lane, record, error))
+
+        read = EnvelopeReader(self._router.topics.inboxes[lane], partition.number, lane)
+        missing = partition.admit(lane, records, read, deliver, refuse)
+        if missing is not None:
+            log.warning("records from %d on are missing in lane %d of partition %d", missing, lane, partition.number)
+            self._port.seek(partition.number, lane, missing)
+        full = partition.lanes[lane].fetched_count >= self.limits.window_max
+        if full and (partition.number, lane) not in self._paused:
+            self._paused.add((partition.number, lane))
+            self._port.pause(partition.number, lane)
+        self._wake()
+
+    def _open(self, partition: Partition, lane: int, item: Item) -> Mailbox | None:
+        """The mailbox of an agent that is not in memory; None if the message can't be for this partition."""
+        target = item.envelope.target
+        try:
+            agent_type, _ = parse(target)
+            if partition_of(target, self._router.partitions) != partition.number:
+                raise Misrouted(target, partition.number)
+        except (InvalidAddress, Misrouted) as error:
+            partition.finish(self._dead_letters.finished(partition, lane, item, error))
+            return None
+        mailbox = partition.mailboxes[target] = Mailbox(target, partition.number)
+        if agent_type is None and mailbox.key not in partition.store:
+            mailbox.unborn = True
+            self._unborn[mailbox] = (partition, self._clock() + self._spawn_wait)
+        return mailbox
+
+    # -- spawned agents -----------------------------------------------------------------------------------------------
+
+    def _wait_for_spawn(self, mailbox: Mailbox, lane: int, item: Item) -> None:
+        """Keep what overtook the spawn; the spawn itself goes first, whatever came before it on other topics."""
+        if item.envelope.type != SPAWN:
+            mailbox.lanes[lane].append(item)
+            return
+        try:
+            mailbox.kind_name = read_spawn(item.envelope).type
+        except PayloadError:
+            mailbox.kind_name = ""  # its turn will say so
+        mailbox.unborn = False
+        del self._unborn[mailbox]
+        mailbox.lanes[lane].appendleft(item)
+        self._queue.push(mailbox, lane)
+
+    def expire_unborn(self, now: float) -> None:
+        """Give up the messages of agents whose spawn did not come within `spawn_wait`."""
+        for mailbox, (partition, deadline) in list(self._unborn.items()):
+            if now < deadline:
+                continue
+            del self._unborn[mailbox]
+            del partition.mailboxes[mailbox.address]
+            error = NotSpawned(mailbox.address, self._spawn_wait)
+            for lane, waiting in enumerate(mailbox.lanes):
+                for item in waiting:
+                    partition.finish(self._dead_letters.finished(partition, lane, item, error))

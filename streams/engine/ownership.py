@@ -1,0 +1,211 @@
+"""One partition that this worker was assigned, through its life:
+
+    RECOVERING ──recovered──> RUNNING ──lost lease──> CONFIRMING ──still ours──> RECOVERING
+        └───────────────────────┴── revoked, stopped, given up ──> CLOSED
+
+A refused, late or unknown append never gets repaired in place: memory is dropped, handlers are cancelled, and the
+partition is recovered from the journal, once the group has confirmed that it is still ours (else two workers would
+fence each other in turns).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+from typing import TYPE_CHECKING, Any
+
+from rookery.schemas.errors import LeaseLost
+from rookery.schemas.journal import Claim
+from rookery.streams.core.partition import CommitBatch, NotContiguous, Partition
+from rookery.streams.engine.recovery import recover
+from rookery.streams.log import Lease
+
+if TYPE_CHECKING:
+    from rookery.streams.engine.engine import Engine
+
+log = logging.getLogger(__name__)
+
+# A recovery that fails is tried again with doubled delays (seconds) this often, then the worker gives up.
+ATTEMPTS_MAX, RETRY_FIRST, RETRY_MAX = 12, 0.1, 5.0
+
+
+class Phase(enum.Enum):
+    """See the head of this module."""
+
+    RECOVERING = "recovering"
+    RUNNING = "running"
+    CONFIRMING = "confirming"
+    CLOSED = "closed"
+
+
+class Ownership:
+    """The life of one assigned partition; `partition` is set while it is running."""
+
+    def __init__(self, engine: Engine, number: int, generation: int, worker: str) -> None:
+        self.number = number
+        self.phase = Phase.RECOVERING
+        self.partition: Partition | None = None
+        self._engine = engine
+        self._generation = generation
+        self._worker = worker
+        self._lease: Lease | None = None
+        self._claimed_at = 0.0
+        self._written_at = 0.0
+        self._task: asyncio.Task[None] | None = None  # recovery or confirmation
+        self._append: asyncio.Task[None] | None = None  # the batch in flight
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing is waiting, in flight or being recovered."""
+        partition = self.partition
+        return (
+            partition is not None
+            and partition.flight is None
+            and not partition.finished
+            and partition.outbox.is_empty
+            and all(lane.prefix == lane.next for lane in partition.lanes)
+        )
+
+    def statistics(self) -> dict[str, Any]:
+        """Phase and sizes."""
+        partition = self.partition
+        if partition is None:
+            return {"phase": self.phase.value}
+        return {
+            "phase": self.phase.value,
+            "agents": len(partition.store),
+            "live": len(partition.mailboxes),
+            "window": [lane.fetched_count for lane in partition.lanes],
+            "finished": len(partition.finished),
+            "unsent_slots": partition.outbox.next_slot - 1 - partition.outbox.sent_through,
+        }
+
+    # -- phases -------------------------------------------------------------------------------------------------------
+
+    def recover(self) -> None:
+        """Claim the journal partition and rebuild it, in the background."""
+        self.phase = Phase.RECOVERING
+        self._task = asyncio.create_task(self._recover(), name=f"rookery-recover-{self.number}")
+
+    async def _recover(self) -> None:
+        engine, delay = self._engine, RETRY_FIRST
+        for attempt in range(1, ATTEMPTS_MAX + 1):
+            try:
+                limits, partitions = engine.inbound.limits, engine.settings.partitions
+                claim = Claim(generation=self._generation, worker=self._worker, partitions=partitions)
+                owned = await recover(engine.port, self.number, partitions, limits, claim, engine.router.topics.inboxes)
+                break
+            except Exception as error:
+                log.warning("recovery %d of partition %d failed: %s", attempt, self.number, error, exc_info=True)
+                if attempt == ATTEMPTS_MAX:
+                    engine.fatal(error)
+                    return
+                await asyncio.sleep(delay)
+                delay = min(2 * delay, RETRY_MAX)
+                if isinstance(error, LeaseLost) and not await engine.port.confirm_assignment(self.number):
+                    log.info("partition %d is not ours any more: waiting for the next assignment", self.number)
+                    self.phase = Phase.CONFIRMING
+                    return
+        self.partition, self._lease = owned.partition, owned.lease
+        self._claimed_at = self._written_at = asyncio.get_running_loop().time()
+        self.phase = Phase.RUNNING
+        engine.counts["recoveries"] += 1
+        engine.inbound.opened(owned.partition)
+        engine.shipper.put(owned.unsent)
+        self.commit()
+
+    async def verify(self, generation: int) -> None:
+        """After a rebalance that left the partition here: it is kept if and only if the journal ends where our last
+        record does, else somebody else wrote to it and it is recovered."""
+        self._generation = generation
+        if self.phase is Phase.CONFIRMING and (self._task is None or self._task.done()):
+            self.recover()
+        while (partition := self.partition) is not None:
+            if self._append is not None:
+                await asyncio.wait([self._append])
+                continue
+            last = partition.last
+            end = await self._engine.port.journal_end(self.number)
+            if self.partition is not partition or partition.last != last or partition.flight is not None:
+                continue
+            if end == last + 1:
+                self._engine.inbound.kept(partition)
+            else:
+                self.lost(f"journal ends at {end}, our last record is {last}")
+            return
+
+    def lost(self, why: str) -> None:
+        """The lease is, or may be, gone: drop everything; recover if the partition turns out to be still ours."""
+        if self.phase is not Phase.RUNNING:
+            return
+        log.warning("lost the lease of partition %d: %s", self.number, why)
+        self._engine.counts["lost_leases"] += 1
+        self._close()
+        self.phase = Phase.CONFIRMING
+        self._task = asyncio.create_task(self._confirm(), name=f"rookery-confirm-{self.number}")
+
+    async def _confirm(self) -> None:
+        if await self._engine.port.confirm_assignment(self.number):
+            self.phase = Phase.RECOVERING
+            await self._recover()
+
+    def drop(self, why: str) -> None:
+        """The partition is not ours any more."""
+        log.info("partition %d closed: %s", self.number, why)
+        self.phase = Phase.CLOSED
+        self._close()
+        for task in (self._task, self._append):
+            if task is not None and task is not asyncio.current_task():
+                task.cancel()
+
+    def _close(self) -> None:
+        if self.partition is not None:
+            self._engine.inbound.closed(self.partition)
+            for mailbox in self.partition.close():
+                if mailbox.runner is not None:
+                    mailbox.runner.cancel()
+            self.partition = None
+        self._lease = None
+
+    def renew_if_due(self, now: float) -> None:
+        """Acquire anew at least daily: producer ids expire and epochs are short."""
+        if self.partition is not None and now - self._claimed_at >= self._engine.settings.lease_renewal:
+            self.lost("time to renew it")
+
+    # -- commits ------------------------------------------------------------------------------------------------------
+
+    def commit(self, progress_due: bool = False) -> None:
+        """Start the next commit batch, if something is due and none is in flight."""
+        partition, lease = self.partition, self._lease
+        if partition is None or lease is None or partition.flight is not None:
+            return
+        now = asyncio.get_running_loop().time()
+        refresh = now - self._written_at >= self._engine.settings.position_refresh
+        batch = partition.build(progress_due, refresh)
+        if batch is not None:
+            self._written_at = now
+            self._append = asyncio.create_task(self._commit(partition, lease, batch), name="rookery-commit")
+
+    async def _commit(self, partition: Partition, lease: Lease, batch: CommitBatch) -> None:
+        try:
+            base = await lease.append(list(batch.records.items()), partition.lease_number)
+            if partition.closed:
+                return
+            released = partition.acked(base)
+        except (LeaseLost, NotContiguous) as error:
+            self._append = None
+            if not partition.closed:
+                self.lost(str(error))
+            return
+        except Exception as error:
+            # A defect, not a fault of the log: the outcome is unknown all the same.
+            log.exception("commit of partition %d failed", self.number)
+            self._append = None
+            if not partition.closed:
+                self.lost(repr(error))
+            return
+        self._append = None
+        self._engine.shipper.put(released)
+        self._engine.inbound.progressed(partition)
+        self._engine.committed_batch(self, len(batch.turns))

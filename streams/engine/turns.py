@@ -1,0 +1,197 @@
+"""One turn, from a message in a mailbox to the effects that wait for a commit batch.
+
+A turn either finishes whole (state, messages, reply) or leaves nothing but a dead letter and, if it was asked, an error
+reply. The agent's attributes are put back to what they were before, so the next turn starts from accepted state.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from inspect import isawaitable
+from typing import Any
+
+from rookery.agents.effects import TurnContext, reply_body
+from rookery.agents.handlers import BoundHandler
+from rookery.agents.system import handle_system, read_spawn
+from rookery.agents.types import AgentType, Registry
+from rookery.schemas.address import parse
+from rookery.schemas.envelope import Envelope
+from rookery.schemas.errors import AgentStopped, BatchTooLarge, Expired
+from rookery.schemas.journal import RETIRED, decode_agent, encode_agent
+from rookery.schemas.system import PREFIX, SPAWN, STOP
+from rookery.streams.core.mailbox import Item, Mailbox
+from rookery.streams.core.partition import Finished, Partition
+from rookery.streams.core.routing import Router
+from rookery.streams.engine.deadletters import DeadLetters
+
+log = logging.getLogger(__name__)
+
+# A hook that hangs must not keep others from being passivated; seconds.
+PASSIVATE_SECONDS_MAX = 10.0
+
+
+class TurnRunner:
+    """Runs turns for the pool; `partition_of(number)` gives an owned partition or None."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        router: Router,
+        dead_letters: DeadLetters,
+        partition_of: Callable[[int], Partition | None],
+        now_ns: Callable[[], int],
+        new_id: Callable[[], str],
+        message_bytes_max: int,
+        observe: Callable[[Mailbox, int, float, bool], None],
+    ) -> None:
+        """`observe(mailbox, lane, seconds, failed)` is told of each turn."""
+        self._registry = registry
+        self._router = router
+        self._dead_letters = dead_letters
+        self._partition_of = partition_of
+        self._now_ns = now_ns
+        self._new_id = new_id
+        self._message_bytes_max = message_bytes_max
+        self._observe = observe
+
+    async def run(self, mailbox: Mailbox, lane: int) -> None:
+        """Run the turn of the first message of a lane. Never raises, but for the cancellation of a runner at rest."""
+        partition = self._partition_of(mailbox.partition)
+        if partition is None:
+            return
+        item = mailbox.lanes[lane].popleft()
+        envelope = item.envelope
+        started = time.perf_counter()
+        failed = True
+        try:
+            finished = await self._turn(partition, mailbox, lane, item)
+            failed = False
+        except asyncio.CancelledError as error:
+            if mailbox.closed:
+                _uncancel()
+                return
+            finished = self._fail(partition, mailbox, lane, item, error)
+        except Exception as error:
+            finished = self._fail(partition, mailbox, lane, item, error)
+        if not mailbox.closed:
+            partition.finish(finished)
+        self._observe(mailbox, envelope.priority, time.perf_counter() - started, failed)
+
+    async def _turn(self, partition: Partition, mailbox: Mailbox, lane: int, item: Item) -> Finished:
+        envelope, now_ns = item.envelope, self._now_ns()
+        if envelope.deadline and envelope.deadline < now_ns:
+            raise Expired(mailbox.address, envelope.deadline)
+        message_type = envelope.type
+        if mailbox.agent is None:
+            await self._activate(partition, mailbox, envelope, now_ns)
+        else:
+            mailbox.context.begin(envelope, now_ns)
+        kind: AgentType = mailbox.kind
+        agent, context = mailbox.agent, mailbox.context
+        if message_type.startswith(PREFIX):
+            if message_type == STOP:
+                return await self._stop(partition, mailbox, lane, item)
+            result = handle_system(kind, agent, context, envelope)
+            if isawaitable(result):
+                result = await result
+        else:
+            bound: BoundHandler | None = kind.find(message_type)
+            if bound is None:
+                raise kind.unknown_handler(message_type)
+            result = bound.function(agent, bound.decode(envelope.payload, envelope.content_type))
+            if isawaitable(result):
+                result = await result
+        state = kind.dump(agent)
+        record = None
+        if state != mailbox.state or message_type == SPAWN:
+            record = encode_agent(kind.name, kind.state_version, 0, state)
+        sends = context.take()
+        if envelope.reply_to and (reply := reply_body(context, result)) is not None:
+            sends.append(reply)
+        sent = self._router.sent
+        finished = Finished(mailbox, lane, item.offset, record, [sent(send) for send in sends] if sends else ())
+        if not partition.fits(finished):
+            raise BatchTooLarge(finished.size, partition.limits.batch_bytes_max, mailbox.address)
+        mailbox.state = state
+        return finished
+
+    async def _activate(self, partition: Partition, mailbox: Mailbox, envelope: Envelope, now_ns: int) -> None:
+        """Bring the agent to memory with its committed state, and open the turn."""
+        if mailbox.stopped:
+            raise AgentStopped(mailbox.address)
+        stored = partition.store.get(mailbox.key)
+        if stored is not None:
+            record = decode_agent(stored)
+            if record.flags & RETIRED:
+                raise AgentStopped(mailbox.address)
+            kind = self._registry.get(record.type)
+            state: bytes | None = record.state
+        else:
+            if envelope.type == SPAWN:
+                mailbox.kind_name = read_spawn(envelope).type
+            kind = self._registry.get(mailbox.kind_name or parse(mailbox.address)[0] or "")
+            state = None
+        context = TurnContext(mailbox.address, self._new_id, self._message_bytes_max)
+        agent = kind.create(context)
+        if state is None:
+            state = kind.dump(agent)
+        else:
+            kind.load(agent, state)
+        mailbox.kind, mailbox.context, mailbox.state = kind, context, state
+        context.begin(envelope, now_ns)
+        if kind.has_activate:
+            result: Any = agent.on_activate()
+            if isawaitable(result):
+                await result
+        mailbox.agent = agent
+
+    async def _stop(self, partition: Partition, mailbox: Mailbox, lane: int, item: Item) -> Finished:
+        """End the agent for good: what comes later is refused, and its record goes once the stop is settled."""
+        kind, context = mailbox.kind, mailbox.context
+        if kind.has_passivate:
+            result: Any = mailbox.agent.on_passivate()
+            if isawaitable(result):
+                await result
+        sends = context.take()
+        reply = reply_body(context, None)
+        if reply is not None:
+            sends.append(reply)
+        record = encode_agent(kind.name, kind.state_version, RETIRED, b"")
+        finished = Finished(mailbox, lane, item.offset, record, [self._router.sent(send) for send in sends])
+        if not mailbox.closed:
+            mailbox.agent, mailbox.stopped = None, True
+            partition.retiring[mailbox.address] = (lane, item.offset)
+        return finished
+
+    def _fail(self, partition: Partition, mailbox: Mailbox, lane: int, item: Item, error: BaseException) -> Finished:
+        """The effects of a turn that failed: a dead letter, and an error reply if it was asked."""
+        if mailbox.agent is not None:
+            mailbox.context.take()
+            mailbox.kind.load(mailbox.agent, mailbox.state)
+        return self._dead_letters.finished(partition, lane, item, error, mailbox)
+
+    async def passivate(self, partition: Partition, mailbox: Mailbox) -> None:
+        """Free the memory of an idle agent; its state is in the store. What arrives meanwhile activates it again."""
+        if mailbox.agent is not None and mailbox.kind.has_passivate:
+            mailbox.running = True  # no turn may start while the hook runs
+            mailbox.runner = None
+            try:
+                async with asyncio.timeout(PASSIVATE_SECONDS_MAX):
+                    result: Any = mailbox.agent.on_passivate()
+                    if isawaitable(result):
+                        await result
+            except Exception:
+                log.exception("on_passivate of %s failed", mailbox.address)
+            mailbox.running = False
+        mailbox.agent = None
+        if mailbox.idle and not mailbox.closed:
+            mailbox.closed = True
+            partition.mailboxes.pop(mailbox.address, None)
+
+
+def _uncancel() -> None:
+    """The partition was lost and the handler ended: the runner itself goes on."""
+    task = asyncio.current_task()
+    while task is not None and task.cancelling():
+        task.uncancel()
