@@ -1,0 +1,79 @@
+# Needs make, git and Python 3.11 or newer with venv; everything else is fetched into this folder.
+# No target needs an activated environment, and each works from a fresh clone.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup run test test-fast lint format up down status proto bench clean
+
+READY := .venv/.ready
+PY := .venv/bin/python
+SERVERS := $(PY) -m rookery.ops.servers
+CHECKED := $(wildcard tests examples bench)
+FAST := not kafka and not slow
+export UV_PYTHON_DOWNLOADS = never
+# Tests and tools of this folder only, whatever environment is active around it.
+unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
+
+help:  ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
+
+setup: $(READY)  ## make .venv with everything in uv.lock; other targets do it when needed
+
+$(READY): pyproject.toml uv.lock
+	@command -v git >/dev/null || { echo "git is missing: install it (apt-get install git, brew install git)"; exit 1; }
+	@for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+		$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null && break; \
+		python=; \
+	done; \
+	[ "$$python" ] || { echo "Python 3.11 to 3.14 is missing: install it (apt-get install python3 python3-venv)"; exit 1; }; \
+	uv=uv; \
+	if ! uv --version >/dev/null 2>&1; then \
+		uv=.rookery/uv/bin/uv; \
+		[ -x $$uv ] || $$python -c 'import ensurepip, venv' 2>/dev/null \
+			|| { echo "Python's venv is missing: install it (apt-get install python3-venv)"; exit 1; }; \
+		[ -x $$uv ] || { echo "fetching uv"; $$python -m venv .rookery/uv && .rookery/uv/bin/pip install -q uv; } \
+			|| { rm -rf .rookery/uv; echo "uv could not be fetched: check the network, or install uv"; exit 1; }; \
+	fi; \
+	$$uv sync --locked --python "$$(command -v $$python)"
+	@touch $@
+
+run: $(READY)  ## the main job on real input: starts a Kafka if none is configured, ends by itself
+	@$(SERVERS) run --kafka -- $(PY) -m examples.flights.run
+
+test: test-fast  ## all tests: those without servers first, then those on real servers and on built packages
+	@$(SERVERS) run --kafka -- $(PY) -m pytest -m "not ($(FAST))"
+
+test-fast: $(READY)  ## the tests that need no server: unit, property, contract, simulation
+	@$(PY) -m pytest -m "$(FAST)"
+
+lint: $(READY)  ## formatting, style, types, who imports whom, generated code up to date
+	@$(PY) -m ruff format --check --quiet .  || { echo "not formatted: run make format"; exit 1; }
+	@$(PY) -m ruff check .
+	@$(PY) -m mypy -p rookery
+	@$(PY) -m mypy $(CHECKED)
+	@.venv/bin/lint-imports --no-logo
+	@$(PY) -m rookery.schemas.generate --check
+
+format: $(READY)  ## format the code and mend what can be mended
+	@$(PY) -m ruff check --fix-only --quiet .
+	@$(PY) -m ruff format .
+
+up: $(READY)  ## start Kafka and Redis and leave them running; run, test and bench find them
+	@$(SERVERS) up
+
+down: $(READY)  ## stop them and remove their data
+	@$(SERVERS) down
+
+status: $(READY)  ## which servers are configured or up, and whether they answer
+	@$(SERVERS) status || true
+
+proto: $(READY)  ## generate the Python code of the .proto files
+	@$(PY) -m rookery.schemas.generate
+
+bench: $(READY)  ## durable turns per second against raw aiokafka, in one run
+	@$(SERVERS) run --kafka -- $(PY) -m bench
+
+clean:  ## stop servers, remove .venv and everything built, downloaded or cached here
+	@if [ -x $(PY) ] && [ -d .rookery/servers ]; then $(SERVERS) down; fi
+	@rm -rf .venv .rookery dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
