@@ -39,6 +39,11 @@ class Outgoing(NamedTuple):
     body: bytes
 
 
+def address_of(target: str | HasId) -> str:
+    """The address of a target, checked; raises InvalidAddress."""
+    return check(target if isinstance(target, str) else getattr(target, "id", repr(target)))
+
+
 class TurnContext:
     """What the turns of one activation see and leave; made once per activation, opened and emptied for each turn.
 
@@ -95,7 +100,7 @@ class TurnContext:
         sends = self.sends
         if sends is None:
             raise OutsideTurn(self.address, "send()")
-        address = check(target if type(target) is str else target.id)  # type: ignore[union-attr]
+        address = address_of(target)
         correlation_id, causation_id, trace = self._lineage or self._trace()
         if trace is not None:
             headers = trace if headers is None else trace | headers

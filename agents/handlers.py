@@ -11,7 +11,7 @@ import inspect
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import FunctionType
+from types import FunctionType, UnionType
 from typing import Any, TypeVar, overload
 
 from rookery.schemas import payload
@@ -141,7 +141,7 @@ def _type_name(cls: type, attribute: str, annotation: Any) -> str | None:
     base = typing.get_origin(annotation) or annotation
     if base in _CATCH_ALL:
         return None
-    if isinstance(base, type):
+    if isinstance(base, type) and base not in (UnionType, typing.Union):
         return base.__name__
     raise InvalidAgent(
         cls.__name__,

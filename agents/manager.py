@@ -9,7 +9,7 @@ import msgspec
 
 from rookery.agents.agent import Agent
 from rookery.agents.binding import Connection, Reply, current
-from rookery.agents.effects import HasId
+from rookery.agents.effects import HasId, address_of
 from rookery.agents.types import AgentType
 from rookery.schemas import payload as codecs
 from rookery.schemas.address import check
@@ -91,7 +91,7 @@ class AgentHandle:
 
         Returns when the broker has the request. Raises PayloadError, InvalidAddress, MessageTooLarge.
         """
-        address = check(target if isinstance(target, str) else target.id)
+        address = address_of(target)
         await self._connection.tell(
             self.id, *_system(SEND, SendAs(address, *codecs.encode(message), priority)), priority=priority
         )
@@ -190,6 +190,9 @@ class StateView(Mapping[str, Any]):
 
     def __setattr__(self, name: str, value: Any) -> NoReturn:
         raise AttributeError(f"a view can't change the agent's {name!r}: send it a message")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return StateView, (self._values,)
 
     def __repr__(self) -> str:
         return f"StateView({self._values!r})"
