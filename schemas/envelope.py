@@ -17,13 +17,12 @@ import msgspec
 from google.protobuf.message import DecodeError
 
 from rookery.schemas.address import client_address
-from rookery.schemas.envelope_pb2 import DeadLetter, Envelope
+from rookery.schemas.envelope_pb2 import Envelope
 from rookery.schemas.errors import CrcMismatch, MissingCrc, Undecodable
 
 __all__ = [
     "JSON",
     "SEAL_BYTES",
-    "DeadLetter",
     "Envelope",
     "Priority",
     "decode",

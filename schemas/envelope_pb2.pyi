@@ -72,7 +72,7 @@ class Delivery(_message.Message):
     def __init__(self, source: _Optional[int] = ..., sequence: _Optional[int] = ..., attempt: _Optional[int] = ..., schema_version: _Optional[int] = ...) -> None: ...
 
 class DeadLetter(_message.Message):
-    __slots__ = ("value", "key", "headers", "topic", "partition", "offset", "timestamp", "reason", "error", "traceback", "attempts", "target", "sender", "id", "type", "rookery_version", "app_id", "failed_at")
+    __slots__ = ("value", "key", "headers", "topic", "partition", "offset", "timestamp", "reason", "error", "traceback", "attempts", "target", "sender", "id", "type", "rookery_version", "app_id")
     class Header(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -97,7 +97,6 @@ class DeadLetter(_message.Message):
     TYPE_FIELD_NUMBER: _ClassVar[int]
     ROOKERY_VERSION_FIELD_NUMBER: _ClassVar[int]
     APP_ID_FIELD_NUMBER: _ClassVar[int]
-    FAILED_AT_FIELD_NUMBER: _ClassVar[int]
     value: bytes
     key: bytes
     headers: _containers.RepeatedCompositeFieldContainer[DeadLetter.Header]
@@ -115,5 +114,4 @@ class DeadLetter(_message.Message):
     type: str
     rookery_version: str
     app_id: str
-    failed_at: int
-    def __init__(self, value: _Optional[bytes] = ..., key: _Optional[bytes] = ..., headers: _Optional[_Iterable[_Union[DeadLetter.Header, _Mapping]]] = ..., topic: _Optional[str] = ..., partition: _Optional[int] = ..., offset: _Optional[int] = ..., timestamp: _Optional[int] = ..., reason: _Optional[str] = ..., error: _Optional[str] = ..., traceback: _Optional[str] = ..., attempts: _Optional[int] = ..., target: _Optional[str] = ..., sender: _Optional[str] = ..., id: _Optional[str] = ..., type: _Optional[str] = ..., rookery_version: _Optional[str] = ..., app_id: _Optional[str] = ..., failed_at: _Optional[int] = ...) -> None: ...
+    def __init__(self, value: _Optional[bytes] = ..., key: _Optional[bytes] = ..., headers: _Optional[_Iterable[_Union[DeadLetter.Header, _Mapping]]] = ..., topic: _Optional[str] = ..., partition: _Optional[int] = ..., offset: _Optional[int] = ..., timestamp: _Optional[int] = ..., reason: _Optional[str] = ..., error: _Optional[str] = ..., traceback: _Optional[str] = ..., attempts: _Optional[int] = ..., target: _Optional[str] = ..., sender: _Optional[str] = ..., id: _Optional[str] = ..., type: _Optional[str] = ..., rookery_version: _Optional[str] = ..., app_id: _Optional[str] = ...) -> None: ...

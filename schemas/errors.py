@@ -4,7 +4,6 @@ Each class keeps the facts as fields, renders a message that says what to do nex
 `reason`, which travels in dead letters, metrics and error replies. Catch `RookeryError` to catch them all.
 """
 
-# ruff: noqa: N818 - the names say what happened; that they are errors is said where they are raised and caught
 from __future__ import annotations
 
 from collections.abc import Iterable
@@ -211,6 +210,19 @@ class NotSpawned(RookeryError, LookupError):
         self.agent, self.waited = agent, waited
         super().__init__(
             f"agent {agent} was not spawned within {waited:g} s: send only to ids that spawn_agent returned"
+        )
+
+
+class Misrouted(RookeryError):
+    """A message lies on a partition that is not its target's; handling it there would make a second agent."""
+
+    reason = "misrouted"
+
+    def __init__(self, agent: str, partition: int) -> None:
+        self.agent, self.partition = agent, partition
+        super().__init__(
+            f"message for {agent} lies on partition {partition}, where this agent does not live: produce with the "
+            "address as the record key and Kafka's default partitioner"
         )
 
 

@@ -1,0 +1,84 @@
+"""Dead letters on the wire: a record that was given up, whole, with its coordinates and the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from google.protobuf.message import DecodeError
+
+from rookery._version import __version__
+from rookery.schemas.envelope_pb2 import DeadLetter, Envelope
+from rookery.schemas.errors import Undecodable
+
+__all__ = ["DeadLetter", "decode_dead_letter", "encode_dead_letter"]
+
+# The topic takes the largest message plus this much text, characters of up to 4 bytes.
+_ERROR_CHARS_MAX = 4_000
+_TRACEBACK_CHARS_MAX = 8_000
+
+
+class _Record(Protocol):
+    """A record as fetched from Kafka."""
+
+    @property
+    def offset(self) -> int: ...
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes | None]]: ...
+    @property
+    def timestamp(self) -> int: ...
+
+
+def encode_dead_letter(  # noqa: PLR0913 - a form with many lines
+    record: _Record,
+    *,
+    topic: str,
+    partition: int,
+    envelope: Envelope | None,
+    reason: str,
+    error: str,
+    traceback: str = "",
+    attempts: int = 0,
+    app_id: str = "",
+) -> bytes:
+    """Serialize a dead letter; `envelope` as far as the record could be read. Long texts are cut; never raises."""
+    letter = DeadLetter(
+        value=record.value or b"",
+        key=record.key or b"",
+        headers=[DeadLetter.Header(key=_text(key), value=value or b"") for key, value in record.headers or ()],
+        topic=topic,
+        partition=partition,
+        offset=record.offset,
+        timestamp=record.timestamp,
+        reason=reason,
+        error=_text(error[:_ERROR_CHARS_MAX]),
+        traceback=_text(traceback[-_TRACEBACK_CHARS_MAX:]),
+        attempts=attempts,
+        rookery_version=__version__,
+        app_id=app_id,
+    )
+    if envelope is not None:
+        letter.target, letter.sender, letter.id, letter.type = (
+            envelope.target,
+            envelope.sender,
+            envelope.id,
+            envelope.type,
+        )
+    return letter.SerializeToString()
+
+
+def decode_dead_letter(data: bytes) -> DeadLetter:
+    """Read a dead letter; raises Undecodable."""
+    try:
+        return DeadLetter.FromString(data)
+    except DecodeError as error:
+        raise Undecodable(f"it is not a DeadLetter of rookery.v1: {error}") from None
+
+
+def _text(text: str) -> str:
+    """Text that Protobuf takes: the message of a user's error may hold what UTF-8 can't say."""
+    return text.encode(errors="replace").decode()

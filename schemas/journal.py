@@ -1,0 +1,335 @@
+"""Records of the journal: keys, values, and the lease header that stands on all of them but claims.
+
+Values begin with a format byte, integers are little-endian. The layouts serve the writer, who encodes a position with
+every commit batch and a slot with most; the reader checks everything, since recovery must not guess.
+
+    ~claim       format, generation i64, partitions u32, worker
+    ~pos         format, partitions u32, ring u32, next slot, next sequence, sent-through u64; per lane: prefix u64,
+                 count of done ranges u32, their starts and ends above the prefix u32, last sequence of each source u64
+    ~out/<i>     format, number u64, count of destinations u32; per destination: size of topic u16, topic,
+                 partition u32, count of messages u32, sizes of keys i32 (-1: no key), sizes of values u32, keys and
+                 values in turn
+    <address>    format, flags u8, state version u32, size of type u16, type, state
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from functools import lru_cache, wraps
+from itertools import pairwise
+from typing import NamedTuple, TypeVar
+
+from rookery.schemas.envelope import Priority
+from rookery.schemas.errors import JournalError
+
+FORMAT = 1
+_FORMAT = bytes((FORMAT,))
+_LANES = len(Priority)
+
+# --- keys -----------------------------------------------------------------------------------------------------------
+
+# No address begins with "~", and none has a control character.
+CLAIM = b"~claim"
+POSITION = b"~pos"
+SLOT_PREFIX = b"~out/"
+_CELL = "\x1f"
+
+
+class KeyKind(Enum):
+    """What a journal key holds."""
+
+    CLAIM = "claim"
+    POSITION = "position"
+    SLOT = "slot"
+    AGENT = "agent"
+    CELL = "cell"
+
+
+class Key(NamedTuple):
+    """A journal key taken apart; `address` is that of the agent, `cell` the name of its cell."""
+
+    kind: KeyKind
+    address: str = ""
+    cell: str = ""
+
+
+def slot_key(number: int, ring: int) -> bytes:
+    """The key under which slot `number` of an outbox of `ring` slots is kept."""
+    return b"~out/%d" % (number % ring)
+
+
+def cell_key(address: str, cell: str) -> bytes:
+    """The key of a cell of an agent."""
+    return f"{address}{_CELL}{cell}".encode()
+
+
+def split_key(key: bytes) -> Key:
+    """Say what a key holds; raises JournalError for one that this version doesn't know."""
+    if key.startswith(SLOT_PREFIX):
+        return Key(KeyKind.SLOT)
+    if key.startswith(b"~"):
+        kind = {CLAIM: KeyKind.CLAIM, POSITION: KeyKind.POSITION}.get(key)
+        if kind is None:
+            raise JournalError(repr(key), "unknown key, written by a newer version")
+        return Key(kind)
+    try:
+        address, mark, cell = key.decode().partition(_CELL)
+    except UnicodeDecodeError:
+        raise JournalError(repr(key), "the key is not UTF-8") from None
+    return Key(KeyKind.CELL, address, cell) if mark else Key(KeyKind.AGENT, address)
+
+
+# --- the lease header -----------------------------------------------------------------------------------------------
+
+LEASE_HEADER = "l"
+_LEASE = struct.Struct(">Q")
+
+
+def lease_header(offset: int) -> bytes:
+    """The value of the lease header: the offset of the lease's claim."""
+    return _LEASE.pack(offset)
+
+
+def lease_number(value: bytes) -> int:
+    """The offset in a lease header; raises JournalError."""
+    if len(value) != _LEASE.size:
+        raise JournalError("lease header", f"{len(value)} bytes instead of {_LEASE.size}")
+    return int.from_bytes(value)
+
+
+# --- values ---------------------------------------------------------------------------------------------------------
+
+_T = TypeVar("_T")
+_Decoder = Callable[[bytes], _T]
+
+
+def _checked(record: str) -> Callable[[_Decoder[_T]], _Decoder[_T]]:
+    """Make a decoder check the format byte and raise JournalError for whatever else is wrong."""
+
+    def decorate(decode: _Decoder[_T]) -> _Decoder[_T]:
+        @wraps(decode)
+        def checked(data: bytes) -> _T:
+            if data[:1] != _FORMAT:
+                raise JournalError(
+                    record, f"format {data[0]}, known is {FORMAT}: use a newer version" if data else "empty"
+                )
+            try:
+                return decode(data)
+            except (struct.error, ValueError) as error:  # also UnicodeDecodeError
+                raise JournalError(record, f"damaged: {error}") from None
+
+        return checked
+
+    return decorate
+
+
+def _take(data: bytes, at: int, size: int) -> bytes:
+    """A slice that must be there whole."""
+    if at + size > len(data):
+        raise ValueError(f"{size} bytes at {at}, the record has {len(data)}")
+    return data[at : at + size]
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The first record of a lease: who took the partition over, and for which number of partitions."""
+
+    generation: int
+    worker: str
+    partitions: int
+
+
+_CLAIM_HEAD = struct.Struct("<BqI")
+
+
+def encode_claim(claim: Claim) -> bytes:
+    """The value of a claim."""
+    return _CLAIM_HEAD.pack(FORMAT, claim.generation, claim.partitions) + claim.worker.encode()
+
+
+@_checked("~claim")
+def decode_claim(data: bytes) -> Claim:
+    """Read a claim; raises JournalError."""
+    _, generation, partitions = _CLAIM_HEAD.unpack_from(data)
+    return Claim(generation, data[_CLAIM_HEAD.size :].decode(), partitions)
+
+
+@dataclass(slots=True)
+class LanePosition:
+    """Progress of one lane: all offsets below `prefix` and in the ranges [start, end) of `done` are done.
+
+    `seen[p]` is the last sequence from source partition p among the records below the prefix. Ranges ascend, don't
+    touch, and lie less than 2**32 above the prefix.
+    """
+
+    prefix: int
+    done: Sequence[tuple[int, int]]
+    seen: array[int]  # of typecode "Q"
+
+    @classmethod
+    def fresh(cls, start: int, partitions: int) -> LanePosition:
+        """Nothing done and nothing seen from offset `start` on."""
+        return cls(start, [], array("Q", bytes(8 * partitions)))
+
+
+@dataclass(slots=True)
+class Position:
+    """How far a partition has come: its lanes by value of Priority, its outbox ring, and N."""
+
+    lanes: Sequence[LanePosition]
+    next_slot: int
+    next_sequence: int
+    sent_through: int
+    ring: int
+    partitions: int
+
+
+_POSITION_HEAD = struct.Struct("<BIIQQQ")
+_LANE_HEAD = struct.Struct("<QI")
+
+
+def encode_position(position: Position) -> bytes:
+    """The value of a position; raises ValueError if `seen` doesn't have one entry for each partition."""
+    p = position
+    parts = [_POSITION_HEAD.pack(FORMAT, p.partitions, p.ring, p.next_slot, p.next_sequence, p.sent_through)]
+    for lane in p.lanes:
+        if len(lane.seen) != p.partitions:
+            raise ValueError(f"{len(lane.seen)} sequences for {p.partitions} partitions")
+        prefix, done = lane.prefix, lane.done
+        parts.append(_LANE_HEAD.pack(prefix, len(done)))
+        if done:
+            parts.append(struct.pack(f"<{2 * len(done)}I", *[offset - prefix for pair in done for offset in pair]))
+        parts.append(_little_endian(lane.seen).tobytes())
+    return b"".join(parts)
+
+
+@_checked("~pos")
+def decode_position(data: bytes) -> Position:
+    """Read a position; raises JournalError."""
+    _, partitions, ring, next_slot, next_sequence, sent_through = _POSITION_HEAD.unpack_from(data)
+    lanes, at = [], _POSITION_HEAD.size
+    for _ in range(_LANES):
+        prefix, count = _LANE_HEAD.unpack_from(data, at)
+        at += _LANE_HEAD.size
+        above = struct.unpack_from(f"<{2 * count}I", data, at)
+        at += 8 * count
+        if not all(a < b for a, b in pairwise(above)):
+            raise ValueError("done ranges don't ascend")
+        seen = _little_endian(array("Q", _take(data, at, 8 * partitions)))
+        at += 8 * partitions
+        bounds = [prefix + offset for offset in above]
+        lanes.append(LanePosition(prefix, list(zip(bounds[::2], bounds[1::2], strict=True)), seen))
+    if at != len(data):
+        raise ValueError(f"{len(data) - at} bytes too many")
+    return Position(lanes, next_slot, next_sequence, sent_through, ring, partitions)
+
+
+def _little_endian(numbers: array[int]) -> array[int]:
+    """The array in wire order, from or to that of the machine."""
+    if sys.byteorder == "big":
+        numbers = numbers[:]
+        numbers.byteswap()
+    return numbers
+
+
+# Record key and value; topic and partition.
+Message = tuple[bytes | None, bytes]
+Destination = tuple[str, int]
+
+
+class Slot(NamedTuple):
+    """The messages that one commit batch sends: for each destination, in the order in which turns finished."""
+
+    number: int
+    messages: dict[Destination, list[Message]]
+
+
+_SLOT_HEAD = struct.Struct("<BQI")
+_TOPIC_SIZE = struct.Struct("<H")
+_GROUP_HEAD = struct.Struct("<II")
+
+
+def encode_slot(slot: Slot) -> bytes:
+    """The value of an outbox slot."""
+    parts = [_SLOT_HEAD.pack(FORMAT, slot.number, len(slot.messages))]
+    for (topic, partition), messages in slot.messages.items():
+        name, count = topic.encode(), len(messages)
+        parts += (_TOPIC_SIZE.pack(len(name)), name, _GROUP_HEAD.pack(partition, count))
+        sizes = [-1 if key is None else len(key) for key, _ in messages]
+        parts.append(struct.pack(f"<{count}i{count}I", *sizes, *[len(value) for _, value in messages]))
+        parts += [data for message in messages for data in message if data]
+    return b"".join(parts)
+
+
+@_checked("~out")
+def decode_slot(data: bytes) -> Slot:
+    """Read an outbox slot; raises JournalError."""
+    _, number, destinations = _SLOT_HEAD.unpack_from(data)
+    at = _SLOT_HEAD.size
+    slot = Slot(number, {})
+    for _ in range(destinations):
+        (size,) = _TOPIC_SIZE.unpack_from(data, at)
+        at += _TOPIC_SIZE.size
+        topic = _take(data, at, size).decode()
+        at += size
+        partition, count = _GROUP_HEAD.unpack_from(data, at)
+        at += _GROUP_HEAD.size
+        sizes = struct.unpack_from(f"<{count}i{count}I", data, at)
+        at += 8 * count
+        slot.messages[topic, partition], at = _messages(data, at, zip(sizes[:count], sizes[count:], strict=True))
+    if at != len(data) or len(slot.messages) != destinations:
+        raise ValueError(f"{len(data) - at} bytes too many, or a destination twice")
+    return slot
+
+
+def _messages(data: bytes, at: int, sizes: Iterable[tuple[int, int]]) -> tuple[list[Message], int]:
+    """Cut messages out of a slot; returns them and the position behind them."""
+    messages: list[Message] = []
+    for key_size, value_size in sizes:
+        middle = at + max(key_size, 0)
+        key = data[at:middle] if key_size >= 0 else None
+        at = middle + value_size
+        messages.append((key, data[middle:at]))
+    if at > len(data):
+        raise ValueError(f"messages up to {at}, the record has {len(data)} bytes")
+    return messages, at
+
+
+RETIRED = 1
+PAUSED = 2
+
+
+class AgentRecord(NamedTuple):
+    """What the journal keeps of an agent; `version` is that of its state's schema, `flags` of RETIRED and PAUSED."""
+
+    type: str
+    version: int
+    flags: int
+    state: bytes
+
+
+_AGENT_HEAD = struct.Struct("<BBIH")
+
+
+def encode_agent(type: str, version: int, flags: int, state: bytes) -> bytes:  # noqa: A002 - the name of the field
+    """The value of an agent's record."""
+    return _agent_head(type, version, flags) + state
+
+
+@lru_cache(maxsize=4_096)
+def _agent_head(agent_type: str, version: int, flags: int) -> bytes:
+    name = agent_type.encode()
+    return _AGENT_HEAD.pack(FORMAT, flags, version, len(name)) + name
+
+
+@_checked("of an agent")
+def decode_agent(data: bytes) -> AgentRecord:
+    """Read an agent's record; raises JournalError."""
+    _, flags, version, size = _AGENT_HEAD.unpack_from(data)
+    start = _AGENT_HEAD.size
+    return AgentRecord(_take(data, start, size).decode(), version, flags, data[start + size :])
