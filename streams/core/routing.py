@@ -37,6 +37,10 @@ class Topics:
         """The reply topic of a client; one partition."""
         return f"{self.app_id}.replies.{client}"
 
+    def is_replies(self, topic: str) -> bool:
+        """Whether a topic is the reply topic of some client; those may vanish with it."""
+        return topic.startswith(f"{self.app_id}.replies.")
+
 
 class Router:
     """Resolves targets to destinations, with a bounded cache per lane."""

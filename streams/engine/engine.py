@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 TICK_SECONDS = 0.5
 # While there is ready work, finished turns are gathered at most this long before they are committed, in seconds.
 GATHER_SECONDS = 0.01
+# How often a drain looks whether it is done, in seconds.
+DRAIN_POLL_SECONDS = 0.02
 
 
 def limits_of(settings: Settings) -> Limits:
@@ -73,7 +75,7 @@ class Engine:
         )
         self._pool = Pool(self.queue, self._turns.run, self._runner_pauses, settings.concurrency_max)
         limits = limits_of(settings)
-        self.shipper = Shipper(port, settings.batch_bytes_max, self._shipped)
+        self.shipper = Shipper(port, self.router.topics, settings.batch_bytes_max, self._shipped)
         self.inbound = Inbound(
             settings, limits, self.router, self.queue, self.dead_letters, port, self._pool.wake, self._loop.time
         )
@@ -122,13 +124,14 @@ class Engine:
         return None if owned is None else owned.lanes[lane].prefix
 
     async def drain(self, timeout: float) -> bool:
-        """Finish what is in hand, commit and ship it, within `timeout` seconds; accepts nothing new. True if all went."""
+        """Finish the turns that run, commit and ship, within `timeout` seconds; starts nothing new. True if all went."""
         self._draining = True
+        self._pool.drain()
         deadline = self._loop.time() + timeout
-        while not self.is_quiet and self._loop.time() < deadline:
-            self.flush()
-            await asyncio.sleep(0.02)
-        return self.is_quiet
+        while not (settled := self.is_settled) and self._loop.time() < deadline:
+            self.flush(progress_due=True)
+            await asyncio.sleep(DRAIN_POLL_SECONDS)
+        return settled
 
     async def stop(self) -> None:
         """Stop at once: running handlers are cancelled, what is not committed never happened."""
@@ -221,14 +224,15 @@ class Engine:
         return self.registry.get(record.type), record.state
 
     @property
+    def is_settled(self) -> bool:
+        """Whether no turn runs, and all that turns have done is committed and sent."""
+        idle = not self._pool.running_count and self.shipper.is_idle
+        return idle and all(ownership.is_settled for ownership in self._owned.values())
+
+    @property
     def is_quiet(self) -> bool:
         """Whether everything that was fetched is handled, committed and sent, and all partitions are recovered."""
-        return (
-            not len(self.queue)
-            and not self._pool.running_count
-            and self.shipper.is_idle
-            and all(ownership.is_quiet for ownership in self._owned.values())
-        )
+        return self.is_settled and all(ownership.is_quiet for ownership in self._owned.values())
 
     def statistics(self) -> dict[str, Any]:
         """Counts and bounds, by part."""

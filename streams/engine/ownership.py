@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 # A recovery that fails is tried again with doubled delays (seconds) this often, then the worker gives up.
 ATTEMPTS_MAX, RETRY_FIRST, RETRY_MAX = 12, 0.1, 5.0
+# The group did not confirm an assignment, nor take it away: it is asked again after this; seconds.
+CONFIRM_AGAIN = 1.0
 
 
 class Phase(enum.Enum):
@@ -54,18 +56,21 @@ class Ownership:
         self._written_at = 0.0
         self._task: asyncio.Task[None] | None = None  # recovery or confirmation
         self._append: asyncio.Task[None] | None = None  # the batch in flight
+        self._verifying = False
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether all that turns have done is committed and sent."""
+        partition = self.partition
+        return partition is None or (
+            partition.flight is None and not partition.finished and partition.outbox.is_empty
+        )
 
     @property
     def is_quiet(self) -> bool:
-        """Whether nothing is waiting, in flight or being recovered."""
+        """Whether it is running, and everything that was fetched is handled, committed and sent."""
         partition = self.partition
-        return (
-            partition is not None
-            and partition.flight is None
-            and not partition.finished
-            and partition.outbox.is_empty
-            and all(lane.prefix == lane.next for lane in partition.lanes)
-        )
+        return partition is not None and self.is_settled and all(lane.prefix == lane.next for lane in partition.lanes)
 
     def statistics(self) -> dict[str, Any]:
         """Phase and sizes."""
@@ -85,28 +90,31 @@ class Ownership:
 
     def recover(self) -> None:
         """Claim the journal partition and rebuild it, in the background."""
-        self.phase = Phase.RECOVERING
-        self._task = asyncio.create_task(self._recover(), name=f"rookery-recover-{self.number}")
+        self._task = asyncio.create_task(self._regain(confirmed=True), name=f"rookery-recover-{self.number}")
 
-    async def _recover(self) -> None:
-        engine, delay = self._engine, RETRY_FIRST
-        for attempt in range(1, ATTEMPTS_MAX + 1):
+    async def _regain(self, confirmed: bool) -> None:
+        """Recover, however often another worker gets in between; ends with `drop` if the partition moves away."""
+        engine, failures, delay = self._engine, 0, RETRY_FIRST
+        limits, settings = engine.inbound.limits, engine.settings
+        while True:
+            if not confirmed:
+                self.phase = Phase.CONFIRMING
+                while not await engine.port.confirm_assignment(self.number):
+                    await asyncio.sleep(CONFIRM_AGAIN)
+            self.phase = Phase.RECOVERING
+            claim = Claim(generation=self._generation, worker=self._worker, partitions=settings.partitions)
             try:
-                limits, partitions = engine.inbound.limits, engine.settings.partitions
-                claim = Claim(generation=self._generation, worker=self._worker, partitions=partitions)
-                owned = await recover(engine.port, self.number, partitions, limits, claim, engine.router.topics.inboxes)
+                owned = await recover(engine.port, self.number, limits, claim, engine.router.topics.inboxes)
                 break
             except Exception as error:
-                log.warning("recovery %d of partition %d failed: %s", attempt, self.number, error, exc_info=True)
-                if attempt == ATTEMPTS_MAX:
+                failures += 1
+                log.warning("recovery of partition %d failed (%d): %s", self.number, failures, error, exc_info=True)
+                if failures == ATTEMPTS_MAX:
                     engine.fatal(error)
                     return
+                confirmed = not isinstance(error, LeaseLost)
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, RETRY_MAX)
-                if isinstance(error, LeaseLost) and not await engine.port.confirm_assignment(self.number):
-                    log.info("partition %d is not ours any more: waiting for the next assignment", self.number)
-                    self.phase = Phase.CONFIRMING
-                    return
         self.partition, self._lease = owned.partition, owned.lease
         self._claimed_at = self._written_at = asyncio.get_running_loop().time()
         self.phase = Phase.RUNNING
@@ -117,23 +125,30 @@ class Ownership:
 
     async def verify(self, generation: int) -> None:
         """After a rebalance that left the partition here: it is kept if and only if the journal ends where our last
-        record does, else somebody else wrote to it and it is recovered."""
+        record does, else somebody else wrote to it and it is recovered. Turns go on meanwhile, appends wait."""
         self._generation = generation
-        if self.phase is Phase.CONFIRMING and (self._task is None or self._task.done()):
-            self.recover()
-        while (partition := self.partition) is not None:
+        partition = self.partition
+        if partition is None:
+            return
+        self._verifying = True
+        try:
             if self._append is not None:
                 await asyncio.wait([self._append])
-                continue
-            last = partition.last
+            if partition.closed:
+                return
             end = await self._engine.port.journal_end(self.number)
-            if self.partition is not partition or partition.last != last or partition.flight is not None:
-                continue
-            if end == last + 1:
+            if partition.closed:
+                return
+            if end == partition.last + 1:
                 self._engine.inbound.kept(partition)
             else:
-                self.lost(f"journal ends at {end}, our last record is {last}")
-            return
+                self.lost(f"the journal ends at {end}, our last record is {partition.last}")
+        except Exception as error:
+            log.warning("could not verify partition %d: %s", self.number, error, exc_info=True)
+            self.lost("its journal can't be read")
+        finally:
+            self._verifying = False
+        self.commit()
 
     def lost(self, why: str) -> None:
         """The lease is, or may be, gone: drop everything; recover if the partition turns out to be still ours."""
@@ -142,13 +157,7 @@ class Ownership:
         log.warning("lost the lease of partition %d: %s", self.number, why)
         self._engine.counts["lost_leases"] += 1
         self._close()
-        self.phase = Phase.CONFIRMING
-        self._task = asyncio.create_task(self._confirm(), name=f"rookery-confirm-{self.number}")
-
-    async def _confirm(self) -> None:
-        if await self._engine.port.confirm_assignment(self.number):
-            self.phase = Phase.RECOVERING
-            await self._recover()
+        self._task = asyncio.create_task(self._regain(confirmed=False), name=f"rookery-regain-{self.number}")
 
     def drop(self, why: str) -> None:
         """The partition is not ours any more."""
@@ -178,7 +187,7 @@ class Ownership:
     def commit(self, progress_due: bool = False) -> None:
         """Start the next commit batch, if something is due and none is in flight."""
         partition, lease = self.partition, self._lease
-        if partition is None or lease is None or partition.flight is not None:
+        if partition is None or lease is None or partition.flight is not None or self._verifying:
             return
         now = asyncio.get_running_loop().time()
         refresh = now - self._written_at >= self._engine.settings.position_refresh

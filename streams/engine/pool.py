@@ -40,6 +40,7 @@ class Pool:
         self._idle: list[asyncio.Future[None]] = []
         self._armed = False  # a kick is scheduled
         self._yielding = 0  # runners that gave way for one loop turn and go on by themselves
+        self._draining = False
         self._closed = False
         self._loop = asyncio.get_running_loop()
 
@@ -58,10 +59,14 @@ class Pool:
             self._armed = True
             self._loop.call_soon(self._kick)
 
+    def drain(self) -> None:
+        """Start no more turns; those that run go on."""
+        self._draining = True
+
     def _kick(self) -> None:
         """Runs only when no runner holds the event loop: those that exist are idle, suspended in a handler, or yield."""
         self._armed = False
-        if self._yielding or not len(self._queue) or self._closed:
+        if self._yielding or self._draining or self._closed or not len(self._queue):
             return
         while self._idle:
             waiter = self._idle.pop()
@@ -83,7 +88,7 @@ class Pool:
         loop, queue = self._loop, self._queue
         while not self._closed:
             slice_end = loop.time() + SLICE_SECONDS
-            while not self._yielding and (work := queue.pop()) is not None:
+            while not (self._yielding or self._draining) and (work := queue.pop()) is not None:
                 mailbox, lane = work
                 self.wake()
                 mailbox.running, mailbox.runner = True, me

@@ -35,7 +35,7 @@ class Owned:
 
 
 async def recover(
-    port: Log, number: int, partitions: int, limits: Limits, claim: Claim, inboxes: Sequence[str]
+    port: Log, number: int, limits: Limits, claim: Claim, inboxes: Sequence[str]
 ) -> Owned:
     """Claim a journal partition and rebuild its state. Raises LeaseLost, JournalError, or what the log raises."""
     started = time.perf_counter()
@@ -46,7 +46,7 @@ async def recover(
         fold.apply(records)
     recovered = fold.recovered(base)
     bounds = await port.inbox_bounds(number)
-    partition = Partition(number, partitions, recovered, [start for start, _ in bounds], limits)
+    partition = Partition(number, claim.partitions, recovered, [start for start, _ in bounds], limits)
     for lane, (start, _) in enumerate(bounds):
         progress, read = partition.lanes[lane], EnvelopeReader(inboxes[lane], number, lane)
         async for inbox in port.read_inbox(number, lane, max(start, progress.prefix - limits.dedup_window), progress.prefix):

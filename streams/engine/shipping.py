@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 from rookery.streams.core.outbox import Destination, DestinationQueue, Group
 from rookery.streams.core.partition import MESSAGE_OVERHEAD
+from rookery.streams.core.routing import Topics
 from rookery.streams.log import Log, NoSuchTopic, ShipFailed
 
 log = logging.getLogger(__name__)
@@ -18,8 +19,9 @@ RETRY_FIRST, RETRY_MAX = 0.05, 2.0
 class Shipper:
     """Sends released groups; a destination's task lives while its queue holds something."""
 
-    def __init__(self, port: Log, batch_bytes_max: int, settled: Callable[[], None]) -> None:
+    def __init__(self, port: Log, topics: Topics, batch_bytes_max: int, settled: Callable[[], None]) -> None:
         """`settled` is called after each acknowledged batch: rings may have room again."""
+        self._topics = topics
         self._port = port
         self._batch_bytes_max = batch_bytes_max
         self._settled = settled
@@ -59,17 +61,20 @@ class Shipper:
             while messages := queue.take(self._batch_bytes_max, MESSAGE_OVERHEAD):
                 try:
                     await self._port.ship(topic, partition, messages)
-                except NoSuchTopic:
-                    self.dropped_count += len(messages)
-                    log.info("dropped %d replies: topic %s does not exist", len(messages), topic)
-                except ShipFailed as error:
+                    self.shipped_count += len(messages)
+                except (ShipFailed, NoSuchTopic) as error:
+                    if isinstance(error, NoSuchTopic) and self._topics.is_replies(topic):
+                        self.dropped_count += len(messages)
+                        log.info("dropped %d replies: topic %s does not exist", len(messages), topic)
+                        queue.settle()
+                        self._settled()
+                        continue
                     self.retried_count += 1
                     log.warning("sending to %s-%d failed, again in %.2f s: %s", topic, partition, delay, error)
                     await asyncio.sleep(delay)
                     delay = min(delay * 2, RETRY_MAX)
                     continue
                 delay = RETRY_FIRST
-                self.shipped_count += len(messages)
                 queue.settle()
                 self._settled()
         finally:
