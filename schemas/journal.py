@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache, wraps
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import NamedTuple, TypeVar
 
 from rookery.schemas.envelope import Priority
@@ -203,7 +203,8 @@ def encode_position(position: Position) -> bytes:
         prefix, done = lane.prefix, lane.done
         parts.append(_LANE_HEAD.pack(prefix, len(done)))
         if done:
-            parts.append(struct.pack(f"<{2 * len(done)}I", *[offset - prefix for pair in done for offset in pair]))
+            above = [offset - prefix for offset in chain.from_iterable(done)]
+            parts.append(struct.pack(f"<{len(above)}I", *above))
         parts.append(_little_endian(lane.seen).tobytes())
     return b"".join(parts)
 
@@ -262,7 +263,7 @@ def encode_slot(slot: Slot) -> bytes:
         parts += (_TOPIC_SIZE.pack(len(name)), name, _GROUP_HEAD.pack(partition, count))
         sizes = [-1 if key is None else len(key) for key, _ in messages]
         parts.append(struct.pack(f"<{count}i{count}I", *sizes, *[len(value) for _, value in messages]))
-        parts += [data for message in messages for data in message if data]
+        parts += filter(None, chain.from_iterable(messages))
     return b"".join(parts)
 
 

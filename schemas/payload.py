@@ -36,8 +36,8 @@ def encode(message: object) -> tuple[str, str, bytes]:
 
     The type name is the class name; a dict may bring its own as the str "type". Raises PayloadError.
     """
-    cls: type[Any] = type(message)
-    content_type, to_bytes = _encoder(cls)
+    cls = type(message)
+    content_type, to_bytes = _encoder(cls)  # type: ignore[arg-type]  # mypy takes classes for unhashable
     name = cls.__name__
     if isinstance(message, dict) and isinstance(message.get("type"), str):
         name = message["type"]
@@ -50,7 +50,7 @@ def encode(message: object) -> tuple[str, str, bytes]:
 
 
 @lru_cache(maxsize=4_096)
-def _encoder(cls: type[Any]) -> tuple[str, Callable[[Any], bytes]]:
+def _encoder(cls: type) -> tuple[str, Callable[[Any], bytes]]:
     if issubclass(cls, bytes | bytearray | memoryview):
         return OCTETS, bytes
     if issubclass(cls, Message):
