@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.client import ConnectionGroup, CoordinationType
 from aiokafka.errors import (
     ConcurrentTransactions,
@@ -24,6 +24,7 @@ from aiokafka.errors import (
     NotCoordinatorError,
     RequestTimedOutError,
     StaleMetadata,
+    UnknownTopicOrPartitionError,
     for_code,
 )
 from aiokafka.producer.message_accumulator import BatchBuilder
@@ -38,6 +39,7 @@ SEQUENCES = 2**31
 BATCH_BYTES_MAX = 2**31 - 1
 # No transaction is ever begun, so this bounds nothing; it must only be below the broker's transaction.max.timeout.ms.
 TRANSACTION_TIMEOUT_MS = 60_000
+TOPIC_CHECK = 0.5  # seconds without an answer until we look whether the topic is still there
 RETRY_DELAY = 0.02  # seconds between attempts at a coordinator that is not ready
 
 COORDINATOR_NOT_READY = (
@@ -114,11 +116,37 @@ async def deliver(
     The topic must be known to the producer. A batch handed over can't be recalled: after an error it may still land.
     """
     async with asyncio.timeout(timeout):
-        metadata = await (await producer.send_batch(batch, topic, partition=partition))
+        future = await producer.send_batch(batch, topic, partition=partition)
+        try:
+            while not (await asyncio.wait((future,), timeout=TOPIC_CHECK))[0]:
+                if producer.client.cluster.partitions_for_topic(topic) is None:
+                    # Deleted meanwhile; aiokafka would ask for its leader without a pause until the time is up.
+                    producer._message_accumulator._batches.pop(TopicPartition(topic, partition), None)
+                    raise UnknownTopicOrPartitionError(topic)
+        finally:
+            # When given up, the batch still ends somehow, and nobody else will look at it.
+            future.add_done_callback(_look_at)
+    metadata = future.result()
     if metadata is None or metadata.offset < 0:
         # The broker knows the sequence as stored but no longer where, so the answer can't be used.
         raise KafkaError(f"the broker did not say where it stored the batch for {topic}-{partition}")
     return int(metadata.offset)
+
+
+def _look_at(future: asyncio.Future[Any]) -> None:
+    if not future.cancelled():
+        future.exception()
+
+
+async def stop_producer(producer: AIOKafkaProducer, timeout: float) -> None:
+    """Stop within `timeout` seconds; batches under way fail, whether they landed is unknown."""
+    accumulator = producer._message_accumulator
+    accumulator.fail_all(KafkaError("the producer was stopped"))
+    try:
+        async with asyncio.timeout(timeout):
+            await producer.stop()
+    except TimeoutError:
+        await producer.client.close()
 
 
 async def fetch_identity(producer: AIOKafkaProducer, transactional_id: str | None, timeout: float) -> Identity:

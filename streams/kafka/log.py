@@ -1,0 +1,236 @@
+"""`KafkaLog`: the engine's `Log` port on a real Kafka.
+
+Two plain producers, so that a slow target of the outbox never holds up the journal: aiokafka has one request in flight
+per broker and producer. Both carry identities of our own (`batches`): the journal's come from leases, the outbox's from
+InitProducerId without a transactional id, one more for a target after a failure there, since its sequence is unknown
+then. A repeat can follow such a failure; receivers drop it by its source's sequence.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import KafkaError
+from aiokafka.structs import ConsumerRecord
+
+from rookery.schemas.errors import NotBound
+from rookery.streams.core.routing import Topics
+from rookery.streams.kafka import lease
+from rookery.streams.kafka.batches import (
+    Identity,
+    SequencedBatch,
+    deliver,
+    fetch_identity,
+    plain_producer,
+    stop_producer,
+)
+from rookery.streams.kafka.reader import Readers, ReadFailed, stop_consumer
+from rookery.streams.log import JournalRecord, Lease, NoSuchTopic, ShipFailed
+
+# Longer than a leader takes to move in a rolling restart, so that this costs no recovery; seconds.
+APPEND_TIMEOUT = 20.0
+# A missing reply topic is asked for again after this; seconds. A client that is slow to make its topic loses no more.
+MISSING_REMEMBERED = 5.0
+# Bound of what is remembered about targets: identities and missing topics; old ones are dropped first.
+TARGETS_MAX = 10_000
+
+
+class Group(Protocol):
+    """The consumer group membership that feeds the engine; the Faust consumer."""
+
+    def seek(self, topic: str, partition: int, offset: int) -> None:
+        """Fetch the partition from `offset` on."""
+        ...
+
+    def pause(self, topic: str, partition: int) -> None:
+        """Stop fetching the partition."""
+        ...
+
+    def resume(self, topic: str, partition: int) -> None:
+        """Fetch the partition again."""
+        ...
+
+    async def confirm(self, topic: str, partition: int) -> bool:
+        """Have the broker confirm the assignment of the partition, bounded by the session timeout."""
+        ...
+
+
+class KafkaLog:
+    """The log of one worker: leases, journals, inboxes and the outbox; between `start()` and `stop()`.
+
+    `client_kwargs` are aiokafka's: bootstrap servers and security. `append_timeout` in seconds bounds an append, a
+    shipped batch, and a read without progress.
+    """
+
+    def __init__(
+        self, topics: Topics, client_kwargs: Mapping[str, Any], *, append_timeout: float = APPEND_TIMEOUT
+    ) -> None:
+        self._topics = topics
+        self._client_kwargs = client_kwargs
+        self._timeout = append_timeout
+        self._group: Group | None = None
+        self._journal: AIOKafkaProducer | None = None
+        self._outbox: AIOKafkaProducer | None = None
+        self._lookup: AIOKafkaConsumer | None = None
+        self._readers = Readers(client_kwargs, patience=append_timeout)
+        self._identities: dict[tuple[str, int], Identity] = {}
+        self._missing: dict[str, float] = {}  # topic -> when to look again, monotonic seconds
+
+    async def start(self) -> None:
+        """Connect; raises KafkaConnectionError when no broker answers."""
+        # Half of the bound for a request, so that one try can fail and be repeated within it.
+        self._journal = plain_producer(self._client_kwargs, self._timeout / 2)
+        self._outbox = plain_producer(self._client_kwargs, self._timeout / 2)
+        self._lookup = AIOKafkaConsumer(
+            **self._client_kwargs, group_id=None, request_timeout_ms=int(self._timeout * 1000), retry_backoff_ms=50
+        )
+        try:
+            await asyncio.gather(self._journal.start(), self._outbox.start(), self._lookup.start())
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Disconnect. What was not acknowledged within the bound stays unknown."""
+        stopping = [self._readers.close()]
+        stopping += [stop_producer(p, self._timeout) for p in (self._journal, self._outbox) if p is not None]
+        if self._lookup is not None:
+            stopping.append(stop_consumer(self._lookup, self._timeout))
+        self._journal = self._outbox = self._lookup = None
+        await asyncio.gather(*stopping)
+
+    def attach(self, group: Group) -> None:
+        """Name the consumer that `seek`, `pause`, `resume` and `confirm_assignment` speak to."""
+        self._group = group
+
+    # --- journal ------------------------------------------------------------------------------------------------------
+
+    async def acquire(self, partition: int) -> Lease:
+        """Take a new lease on a journal partition; raises LeaseLost when the broker gives none in time."""
+        producer = _running(self._journal)
+        await _know(producer, self._topics.journal, partition)
+        return await lease.acquire(
+            producer, self._topics.app_id, self._topics.journal, partition, self._timeout, self._timeout
+        )
+
+    async def journal_end(self, partition: int) -> int:
+        """The journal partition's end offset, asked from the broker now."""
+        return (await self._bounds((self._topics.journal,), partition))[0][1]
+
+    async def read_journal(self, partition: int, start: int, stop: int) -> AsyncIterator[Sequence[JournalRecord]]:
+        """See `Log.read_journal`; raises ReadFailed when there is no progress within the bound."""
+        async for records in self._readers.read(self._topics.journal, partition, start, stop):
+            yield [JournalRecord(r.offset, r.key, r.value, _lease_number(r)) for r in records]
+
+    # --- inboxes ------------------------------------------------------------------------------------------------------
+
+    async def inbox_bounds(self, partition: int) -> Sequence[tuple[int, int]]:
+        """(log start, end offset) of the partition in each of the three inboxes, by lane."""
+        return await self._bounds(self._topics.inboxes, partition)
+
+    async def read_inbox(
+        self, partition: int, lane: int, start: int, stop: int
+    ) -> AsyncIterator[Sequence[ConsumerRecord]]:
+        """See `Log.read_inbox`; what retention has deleted is left out."""
+        async for records in self._readers.read(self._topics.inboxes[lane], partition, start, stop):
+            yield records
+
+    async def _bounds(self, topics: Sequence[str], partition: int) -> list[tuple[int, int]]:
+        lookup = _running(self._lookup)
+        tps = [TopicPartition(topic, partition) for topic in topics]
+        try:
+            starts, ends = await asyncio.gather(lookup.beginning_offsets(tps), lookup.end_offsets(tps))
+        except KafkaError as error:
+            raise ReadFailed(topics[0], partition, f"{type(error).__name__}: {error}") from error
+        return [(starts[tp], ends[tp]) for tp in tps]
+
+    # --- outbox -------------------------------------------------------------------------------------------------------
+
+    async def ship(self, topic: str, partition: int, messages: Sequence[tuple[bytes | None, bytes]]) -> None:
+        """See `Log.ship`; returns or raises within the bound."""
+        producer = _running(self._outbox)
+        await self._require(producer, topic, partition)
+        target = topic, partition
+        identity = self._identities.pop(target, None)
+        try:
+            if identity is None:
+                identity = await fetch_identity(producer, None, self._timeout)
+            batch = SequencedBatch(identity, messages, [])
+            await deliver(producer, topic, partition, batch, self._timeout)
+        except (KafkaError, TimeoutError) as error:
+            producer.client.force_metadata_update()
+            raise ShipFailed(f"{topic}-{partition}: {type(error).__name__}: {error}") from error
+        identity.advance(len(messages))
+        # Put back only now: after a failure, or a cancelled call, the sequence is unknown and the target gets a new id.
+        if len(self._identities) >= TARGETS_MAX:
+            del self._identities[next(iter(self._identities))]
+        self._identities[target] = identity
+
+    async def _require(self, producer: AIOKafkaProducer, topic: str, partition: int) -> None:
+        if _known(producer.client, topic, partition):
+            return
+        now = time.monotonic()
+        if self._missing.get(topic, 0.0) > now:
+            raise NoSuchTopic(topic)
+        if await _know(producer, topic, partition):
+            return
+        if len(self._missing) >= TARGETS_MAX:
+            self._missing.clear()
+        self._missing[topic] = now + MISSING_REMEMBERED
+        raise NoSuchTopic(topic)
+
+    # --- group --------------------------------------------------------------------------------------------------------
+
+    def seek(self, partition: int, lane: int, offset: int) -> None:
+        """Fetch that inbox partition from `offset` on."""
+        self._membership().seek(self._topics.inboxes[lane], partition, offset)
+
+    def pause(self, partition: int, lane: int) -> None:
+        """Stop fetching that inbox partition."""
+        self._membership().pause(self._topics.inboxes[lane], partition)
+
+    def resume(self, partition: int, lane: int) -> None:
+        """Fetch that inbox partition again."""
+        self._membership().resume(self._topics.inboxes[lane], partition)
+
+    async def confirm_assignment(self, partition: int) -> bool:
+        """See `Log.confirm_assignment`."""
+        return await self._membership().confirm(self._topics.inboxes[0], partition)
+
+    def _membership(self) -> Group:
+        if self._group is None:
+            raise NotBound("fetching from an inbox")
+        return self._group
+
+
+def _running(client: Any) -> Any:
+    if client is None:
+        raise NotBound("the log")
+    return client
+
+
+def _known(client: Any, topic: str, partition: int) -> bool:
+    # A topic that is not in the client's set is in its metadata only until the next refresh.
+    return topic in client._topics and partition in (client.cluster.partitions_for_topic(topic) or ())
+
+
+async def _know(producer: AIOKafkaProducer, topic: str, partition: int) -> bool:
+    """Make the producer know the topic's leaders; False when the cluster has no such topic or partition."""
+    client = producer.client
+    if _known(client, topic, partition):
+        return True
+    await client.add_topic(topic)
+    if not _known(client, topic, partition):
+        await client.force_metadata_update()  # the first one may have been under way without the topic
+    for gone in [name for name in client._topics if client.cluster.partitions_for_topic(name) is None]:
+        client._topics.discard(gone)  # topics of clients that have left: else every later refresh asks for them
+    return _known(client, topic, partition)
+
+
+def _lease_number(record: ConsumerRecord) -> int | None:
+    for name, value in record.headers:
+        if name == lease.LEASE_HEADER:
+            return int.from_bytes(value, "big")
+    return None

@@ -1,0 +1,126 @@
+"""Reading a stretch of one partition from the broker: what recovery does, outside any consumer group.
+
+The end of a stretch is decided by the consumer's position, never by the last offset seen: compaction leaves holes, and
+the record at `stop - 1` may be gone.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError
+from aiokafka.structs import ConsumerRecord
+
+from rookery.schemas.errors import RookeryError
+
+# One partition's share of a fetch: recovery is bound by throughput, and only READERS_MAX stretches are read at a time.
+FETCH_BYTES = 4 * 1024 * 1024
+# Records handed on at once: about 15 ms of decoding, so that the event loop stays responsive.
+RECORDS_MAX = 5_000
+READERS_MAX = 4
+POLL = 0.5  # seconds a poll waits before it looks at position and patience again
+
+
+class ReadFailed(RookeryError):
+    """A stretch of a partition can't be read to its end; recover again, the broker may need time."""
+
+    reason = "read-failed"
+    retriable = True
+
+    def __init__(self, topic: str, partition: int, why: str) -> None:
+        self.topic, self.partition, self.why = topic, partition, why
+        super().__init__(f"{topic}-{partition} can't be read: {why}; check the brokers' health, then recover again")
+
+
+class Readers:
+    """A few groupless consumers, made when needed and kept for the next stretch; `patience` is seconds without
+    progress after which a read fails."""
+
+    def __init__(self, client_kwargs: Mapping[str, Any], patience: float) -> None:
+        self._client_kwargs = client_kwargs
+        self._patience = patience
+        self._idle: list[AIOKafkaConsumer] = []
+        self._slots = asyncio.Semaphore(READERS_MAX)
+
+    async def close(self) -> None:
+        """Stop the idle consumers; a read that is under way stops its own."""
+        while self._idle:
+            await stop_consumer(self._idle.pop(), self._patience)
+
+    async def read(self, topic: str, partition: int, start: int, stop: int) -> AsyncIterator[Sequence[ConsumerRecord]]:
+        """Yield non-empty batches of the records in [start, stop), what retention deleted left out.
+
+        Raises ReadFailed when there is no progress, or the log ends before `start`.
+        """
+        if start >= stop:
+            return
+        async with self._slots:
+            consumer = self._idle.pop() if self._idle else await self._open()
+            finished = False
+            try:
+                async for records in self._stretch(consumer, TopicPartition(topic, partition), start, stop):
+                    yield records
+                finished = True
+            except (KafkaError, TimeoutError) as error:
+                raise ReadFailed(topic, partition, f"{type(error).__name__}: {error}") from error
+            finally:
+                if finished:
+                    consumer.assign([])
+                    self._idle.append(consumer)
+                else:
+                    await stop_consumer(consumer, self._patience)
+
+    async def _open(self) -> AIOKafkaConsumer:
+        consumer = AIOKafkaConsumer(
+            **self._client_kwargs,
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            max_partition_fetch_bytes=FETCH_BYTES,
+            request_timeout_ms=int(self._patience * 1000),
+            retry_backoff_ms=50,
+        )
+        await consumer.start()
+        return consumer
+
+    async def _stretch(
+        self, consumer: AIOKafkaConsumer, tp: TopicPartition, start: int, stop: int
+    ) -> AsyncIterator[Sequence[ConsumerRecord]]:
+        loop = asyncio.get_running_loop()
+        consumer.assign([tp])
+        consumer.seek(tp, start)
+        position, progress_at = start, loop.time()
+        while position < stop:
+            try:
+                fetched = await consumer.getmany(tp, timeout_ms=int(POLL * 1000), max_records=RECORDS_MAX)
+            except OffsetOutOfRangeError:
+                consumer.seek(tp, await self._log_start(consumer, tp, position))
+                continue
+            records = fetched.get(tp)
+            if records:
+                yield records if records[-1].offset < stop else [r for r in records if r.offset < stop]
+            before, position = position, await consumer.position(tp)
+            if position > before:
+                progress_at = loop.time()
+            elif loop.time() - progress_at > self._patience:
+                raise TimeoutError(f"no progress at offset {position} of {stop} for {self._patience:g} s")
+
+    async def _log_start(self, consumer: AIOKafkaConsumer, tp: TopicPartition, position: int) -> int:
+        start: int = (await consumer.beginning_offsets([tp]))[tp]
+        if start <= position:
+            raise ReadFailed(tp.topic, tp.partition, f"the log ends before offset {position}: was the topic recreated?")
+        return start
+
+
+async def stop_consumer(consumer: AIOKafkaConsumer, timeout: float) -> None:
+    """Stop within `timeout` seconds.
+
+    aiokafka's fetch task swallows a cancellation that meets it while it gives up an assignment, and `stop` then waits
+    for ever; the cancellation of our own wait is the second one, which it heeds.
+    """
+    try:
+        async with asyncio.timeout(timeout):
+            await consumer.stop()
+    except TimeoutError:
+        await consumer._client.close()
