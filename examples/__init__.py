@@ -1,0 +1,1 @@
+"""Programs that use Rookery as its users do: through the import name `rookery`."""

@@ -1,0 +1,117 @@
+"""One run around its job: a fresh application, its topics, its workers, signals, the result, and no process left."""
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+from typing import Any
+
+from aiokafka.errors import KafkaError
+
+from examples.flights import data
+from examples.flights.expected import Verdict
+from examples.flights.fleet import Fleet, WorkersKeepDying
+from examples.flights.job import Job, Stalled
+from examples.flights.runs import Runs
+from examples.flights.view import Progress, View
+from rookery import Client
+from rookery.ops.servers import HOME, ServersError
+from rookery.ops.servers.lifecycle import borrowed_broker
+from rookery.ops.settings import Settings
+from rookery.schemas.errors import RookeryError
+from rookery.streams.kafka import topics
+
+DIFFERENCES_MAX = 20
+"""Differences that are listed; the counts cover all."""
+CANCEL_SECONDS = 10.0
+"""What a job that is interrupted may take to let go."""
+
+
+class Interrupts:
+    """The signals that end a run: the first one asks, the second one kills."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self.code: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        """The exit code, as soon as a signal has come."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, self._received, number)
+
+    def _received(self, number: int) -> None:
+        if not self.code.done():
+            self.code.set_result(128 + number)
+            return
+        self._fleet.kill()
+        os._exit(128 + number)
+
+
+async def conduct(options: argparse.Namespace) -> int:
+    """Run the job as the command line says, and return the exit code."""
+    try:
+        data.archive()
+        broker = borrowed_broker(HOME.absolute())
+        if broker is None:
+            raise ServersError("no Kafka is up: `make run` brings one, `make up` starts one that stays")
+        runs = Runs(HOME / "flights")
+        settings = Settings.load(app_id=runs.start(broker), broker=broker)
+    except (RookeryError, data.DataMissing) as error:
+        return _failed(error)
+    fleet = Fleet(settings.app_id, options.workers, settings.broker, HOME / "logs")
+    interrupts = Interrupts(fleet)
+    job = asyncio.create_task(_job(settings, runs, fleet, options.limit), name="job")
+    supervisor = asyncio.create_task(fleet.supervise(), name="supervisor")
+    ends: set[asyncio.Future[Any]] = {job, supervisor, interrupts.code}
+    try:
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        for task in (job, supervisor):
+            if task.done():
+                task.result()
+    except (RookeryError, KafkaError, WorkersKeepDying, Stalled) as error:
+        return _failed(error)
+    finally:
+        for task in (job, supervisor):
+            task.cancel()
+        done, _ = await asyncio.wait({job, supervisor}, timeout=CANCEL_SECONDS)
+        # Looked at here, or asyncio would complain later about what nobody asked for.
+        _ = [task.cancelled() or task.exception() for task in done]
+        await fleet.stop()
+    if interrupts.code.done():
+        print("interrupted, nothing is left running", file=sys.stderr)
+        return interrupts.code.result()
+    verdict, seconds = job.result()
+    return _report(verdict, seconds, fleet)
+
+
+async def _job(settings: Settings, runs: Runs, fleet: Fleet, limit: int | None) -> tuple[Verdict, float]:
+    """Clean up after earlier runs, then do the job; returns its verdict, and the seconds it took."""
+    for earlier in runs.ended(settings.broker):
+        await topics.remove(settings, earlier)
+        runs.forget(earlier)
+    await topics.create(settings)
+    fleet.start()
+    progress = Progress(settings.app_id, min(limit or data.RECORDS, data.RECORDS))
+    async with Client(settings.app_id, broker=settings.broker) as client:
+        with View(progress) as view:
+            job = Job(client, fleet, progress, view, limit)
+            return await job.run(), job.seconds
+
+
+def _report(verdict: Verdict, seconds: float, fleet: Fleet) -> int:
+    """Print the result; the form of its last line is promised."""
+    if fleet.restarts:
+        print(f"workers that died and were started again: {fleet.restarts}; see {HOME / 'logs'}")
+    for difference in verdict.differences[:DIFFERENCES_MAX]:
+        print(difference)
+    if (hidden := len(verdict.differences) - DIFFERENCES_MAX) > 0:
+        print(f"... and {hidden:,} more agents")
+    print(
+        f"{'OK' if verdict.ok else 'FAILED'} {verdict.turns} turns in {seconds:.1f} s, "
+        f"{verdict.turns / max(seconds, 0.001):.0f}/s, {verdict.lost} lost, {verdict.doubled} doubled"
+    )
+    return 0 if verdict.ok else 1
+
+
+def _failed(error: Exception) -> int:
+    print(f"FAILED: {error}", file=sys.stderr)
+    return 1
