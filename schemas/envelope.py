@@ -148,9 +148,12 @@ def decode(data: bytes | None) -> Envelope:
     if stated != computed:
         raise CrcMismatch(stated, computed)
     try:
-        return Envelope.FromString(data)
+        envelope = Envelope.FromString(data)
     except DecodeError as error:
         raise Undecodable(f"it is not an Envelope of rookery.v1: {error}") from None
+    if envelope.crc32 != stated:
+        raise Undecodable("its last field runs into the crc32, it is not an Envelope of rookery.v1")
+    return envelope
 
 
 def is_json(headers: Iterable[tuple[str, bytes | None]]) -> bool:
