@@ -128,13 +128,6 @@ def _checked(record: str) -> Callable[[_Decoder[_T]], _Decoder[_T]]:
     return decorate
 
 
-def _take(data: bytes, at: int, size: int) -> bytes:
-    """A slice that must be there whole."""
-    if at + size > len(data):
-        raise ValueError(f"{size} bytes at {at}, the record has {len(data)}")
-    return data[at : at + size]
-
-
 @dataclass(frozen=True, slots=True)
 class Claim:
     """The first record of a lease: who took the partition over, and for which number of partitions."""
@@ -221,12 +214,12 @@ def decode_position(data: bytes) -> Position:
         at += 8 * count
         if not all(a < b for a, b in pairwise(above)):
             raise ValueError("done ranges don't ascend")
-        seen = _little_endian(array("Q", _take(data, at, 8 * partitions)))
+        seen = _little_endian(array("Q", data[at : at + 8 * partitions]))
         at += 8 * partitions
         bounds = [prefix + offset for offset in above]
         lanes.append(LanePosition(prefix, list(zip(bounds[::2], bounds[1::2], strict=True)), seen))
-    if at != len(data):
-        raise ValueError(f"{len(data) - at} bytes too many")
+    if at != len(data):  # a slice beyond the end was short, and this finds it
+        raise ValueError(f"it ends at {len(data)} instead of {at}")
     return Position(lanes, next_slot, next_sequence, sent_through, ring, partitions)
 
 
@@ -276,7 +269,7 @@ def decode_slot(data: bytes) -> Slot:
     for _ in range(destinations):
         (size,) = _TOPIC_SIZE.unpack_from(data, at)
         at += _TOPIC_SIZE.size
-        topic = _take(data, at, size).decode()
+        topic = data[at : at + size].decode()
         at += size
         partition, count = _GROUP_HEAD.unpack_from(data, at)
         at += _GROUP_HEAD.size
@@ -284,7 +277,7 @@ def decode_slot(data: bytes) -> Slot:
         at += 8 * count
         slot.messages[topic, partition], at = _messages(data, at, zip(sizes[:count], sizes[count:], strict=True))
     if at != len(data) or len(slot.messages) != destinations:
-        raise ValueError(f"{len(data) - at} bytes too many, or a destination twice")
+        raise ValueError(f"it ends at {len(data)} instead of {at}, or a destination stands twice")
     return slot
 
 
@@ -296,8 +289,6 @@ def _messages(data: bytes, at: int, sizes: Iterable[tuple[int, int]]) -> tuple[l
         key = data[at:middle] if key_size >= 0 else None
         at = middle + value_size
         messages.append((key, data[middle:at]))
-    if at > len(data):
-        raise ValueError(f"messages up to {at}, the record has {len(data)} bytes")
     return messages, at
 
 
@@ -332,5 +323,7 @@ def _agent_head(agent_type: str, version: int, flags: int) -> bytes:
 def decode_agent(data: bytes) -> AgentRecord:
     """Read an agent's record; raises JournalError."""
     _, flags, version, size = _AGENT_HEAD.unpack_from(data)
-    start = _AGENT_HEAD.size
-    return AgentRecord(_take(data, start, size).decode(), version, flags, data[start + size :])
+    end = _AGENT_HEAD.size + size
+    if end > len(data):
+        raise ValueError(f"the type ends at {end}, the record at {len(data)}")
+    return AgentRecord(data[_AGENT_HEAD.size : end].decode(), version, flags, data[end:])

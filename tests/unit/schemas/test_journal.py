@@ -67,8 +67,16 @@ def test_sizes_must_fit(decode: Callable[[bytes], Any], data: bytes) -> None:
     for size in range(len(data)):
         with pytest.raises(JournalError):
             decode(data[:size])
-    with pytest.raises(JournalError, match="too many"):
+    with pytest.raises(JournalError, match="instead of"):
         decode(data + b"\x00")
+
+
+def test_an_agent_record_has_its_type_whole() -> None:
+    data = encode_agent("Plane", 3, 0, b"")
+    assert decode_agent(data).type == "Plane"
+    for size in range(len(data)):
+        with pytest.raises(JournalError):
+            decode_agent(data[:size])
 
 
 def test_done_ranges_must_ascend() -> None:
