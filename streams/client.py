@@ -50,14 +50,15 @@ class Client:
         agents: Iterable[type[Agent]] = (),
         name: str | None = None,
         engine: Engine | None = None,
-        **settings: Any,
+        settings: Settings | None = None,
+        **overrides: Any,
     ) -> None:
         """`agents` are the classes that may be spawned; `name` is unique among living clients (default: a fresh one).
 
-        `settings` override the environment, such as `broker="..."`. Inside a worker `engine` lets handles read the
-        state of agents that live there. Raises ConfigurationError.
+        `overrides` beat the environment, such as `broker="..."`; or give `settings` whole. Inside a worker `engine`
+        lets handles read the state of agents that live there. Raises ConfigurationError.
         """
-        self.settings = Settings.load(app_id=app_id, **settings)
+        self.settings = settings or Settings.load(app_id=app_id, **overrides)
         self.registry = Registry()
         for cls in agents:
             self.registry.add(cls)

@@ -200,6 +200,11 @@ class Engine:
                             self.queue.push(mailbox, lane)
                             self._pool.wake()
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether agents are ready that no runner has taken yet: more records can wait a little."""
+        return len(self.queue) > 0
+
     # -- questions ----------------------------------------------------------------------------------------------------
 
     def _partition(self, number: int) -> Partition | None:

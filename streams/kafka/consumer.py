@@ -1,0 +1,197 @@
+"""Faust's consumer with our fetch path: batches instead of messages, our offsets, a rebalance that waits for nobody.
+
+Kept from Faust: the consumer service, its thread with the heartbeats, the assignor protocol, the commit timer, the
+streams. Replaced: what happens for each message (`_drain_messages`), which offset is committed (`_new_offset`), where
+fetching starts (`perform_seek`; the engine says so), and waiting for handlers (`wait_empty`).
+
+A seek asked for by the engine is applied in the consumer's thread right before the next fetch, and whatever an earlier
+fetch brings of that partition is dropped. So a gap that the engine sees twice was fetched twice: it is a hole in the
+log and no race.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+from faust.events import Event
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP, Message
+
+from rookery.streams.engine.engine import Engine
+
+if TYPE_CHECKING:
+    from rookery.streams.kafka.app import App
+
+# A fetch without records returns after this, seconds; a seek or the end of a pause waits for it at most.
+FETCH_WAIT = 0.25
+# While agents are ready to run, the next records are fetched only this often, so that what waits stays small and HIGH
+# messages still get through; seconds, and records at a time.
+BUSY_WAIT, BUSY_RECORDS = 0.02, 500
+
+
+class ConsumerThread(driver.AIOKafkaConsumerThread):
+    """Runs aiokafka's consumer; knows when the group last confirmed this member."""
+
+    confirmed_at: float = 0.0  # monotonic seconds of the start of the last heartbeat that was answered well
+
+    async def on_start(self) -> None:
+        """Watch the heartbeats of the coordinator."""
+        await super().on_start()
+        coordinator = self._ensure_consumer()._coordinator
+        beat = coordinator._do_heartbeat
+
+        async def watched() -> bool:
+            started = time.monotonic()
+            confirmed: bool = await beat()
+            if confirmed:
+                self.confirmed_at = started
+            return confirmed
+
+        coordinator._do_heartbeat = watched
+
+    async def fetch(self, seeks: Mapping[TP, int], active: set[TP], timeout: float, records_max: int) -> dict[TP, Any]:
+        """Apply seeks, then fetch; one call, so that nothing fetched before a seek can come after it."""
+        result: dict[TP, Any] = await self.call_thread(self._seek_and_fetch, seeks, active, timeout, records_max)
+        return result
+
+    async def _seek_and_fetch(
+        self, seeks: Mapping[TP, int], active: set[TP], timeout: float, records_max: int
+    ) -> dict[TP, Any]:
+        consumer = self._ensure_consumer()
+        # One that moved away meanwhile is left out; the engine seeks again when it has its partitions.
+        for tp in seeks.keys() & consumer.assignment():
+            consumer.seek(tp, seeks[tp])
+        fetched: dict[TP, Any] = await self._fetch_records(consumer, active, timeout=timeout, max_records=records_max)
+        return fetched
+
+
+class Consumer(driver.Consumer):
+    """See the head of this module."""
+
+    _thread: ConsumerThread
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Made by Faust."""
+        super().__init__(*args, **kwargs)
+        self._seeks: dict[TP, int] = {}  # asked for, not applied yet
+        self._held: set[TP] = set()  # paused by the engine
+
+    @property
+    def _engine(self) -> Engine:
+        return cast("App", self.app).engine
+
+    def _new_consumer_thread(self) -> ConsumerThread:
+        return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    # -- the group, as the engine's log sees it (streams.kafka.log.Group) ---------------------------------------------
+
+    def seek(self, topic: Any, partition: int, offset: int | None = None) -> Any:
+        """Fetch the partition from `offset` on; Faust's own `await seek(tp, offset)` works, too."""
+        if offset is None:
+            return super().seek(topic, partition)
+        self._seeks[TP(topic, partition)] = offset
+        return None
+
+    def pause(self, topic: str, partition: int) -> None:
+        """Stop fetching the partition until `resume`, whatever rebalances do."""
+        self._held.add(TP(topic, partition))
+        self.pause_partitions({TP(topic, partition)})
+
+    def resume(self, topic: str, partition: int) -> None:
+        """Fetch the partition again."""
+        self._held.discard(TP(topic, partition))
+        if TP(topic, partition) in self.assignment():
+            self.resume_partitions({TP(topic, partition)})
+
+    def resume_partitions(self, tps: Iterable[TP]) -> None:
+        """Faust resumes everything after a rebalance: not what the engine holds."""
+        super().resume_partitions(set(tps) - self._held)
+
+    async def confirm(self, topic: str, partition: int) -> bool:
+        """Whether the group confirms, by a heartbeat that starts after this call, that the partition is still ours."""
+        asked = time.monotonic()
+        deadline = asked + self.app.conf.broker_session_timeout
+        while time.monotonic() < deadline:
+            if self._thread.confirmed_at > asked and not self.app.rebalancing:
+                return TP(topic, partition) in self.assignment()
+            await asyncio.sleep(self.app.conf.broker_heartbeat_interval / 4)
+        return False
+
+    # -- fetching -----------------------------------------------------------------------------------------------------
+
+    async def _drain_messages(self, fetcher: Any) -> None:
+        """Fetch for ever; each batch of a partition becomes one event in the stream of its processor."""
+        try:
+            while not (self.should_stop or fetcher.should_stop):
+                if not self.flow_active:
+                    await self.wait(self.can_resume_flow)
+                    continue
+                busy = self._engine.is_busy
+                if busy:
+                    await asyncio.sleep(BUSY_WAIT)
+                seeks = self._take_seeks()
+                active = set(self._get_active_partitions())
+                if not active and not seeks:
+                    await asyncio.sleep(FETCH_WAIT)
+                    continue
+                records_max = BUSY_RECORDS if busy else self.app.conf.broker_max_poll_records
+                fetched = await self._thread.fetch(seeks, active, 0.0 if busy else FETCH_WAIT, records_max or 5_000)
+                for tp, records in fetched.items():
+                    if tp not in self._seeks and self.flow_active:
+                        self._deliver(TP(tp.topic, tp.partition), records)
+        except self.consumer_stopped_errors:
+            if not self.app.should_stop:
+                raise
+
+    def _take_seeks(self) -> dict[TP, int]:
+        """The seeks that can be applied now; others wait until their partition is assigned."""
+        assigned = self.assignment()
+        seeks = {tp: offset for tp, offset in self._seeks.items() if tp in assigned}
+        for tp in seeks:
+            del self._seeks[tp]
+        return seeks
+
+    def _deliver(self, tp: TP, records: list[Any]) -> None:
+        for channel in self.app.topics._tp_index.get(tp, ()):  # type: ignore[attr-defined]
+            last = records[-1]
+            message = Message(
+                tp.topic, tp.partition, last.offset, 0.0, 0, None, None, None, None, tp=tp,
+                generation_id=self.app.consumer_generation_id,
+            )  # fmt: skip
+            event = Event(self.app, None, records, {}, message)
+            channel.queue.put_nowait(event)
+
+    def ack(self, message: Message) -> bool:
+        """Streams acknowledge their events: of no account here, the engine tracks what is done."""
+        message.acked = True
+        return False
+
+    # -- offsets ------------------------------------------------------------------------------------------------------
+
+    def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterator[TP]:
+        inboxes = self._engine.router.topics.inboxes
+        return (tp for tp in self.assignment() if tp.topic in inboxes)
+
+    def _new_offset(self, tp: TP) -> int | None:
+        return self._engine.committed(tp.partition, self._engine.router.topics.inboxes.index(tp.topic))
+
+    async def perform_seek(self) -> None:
+        """Where fetching starts is the engine's business: see `Engine.assigned`."""
+
+    async def wait_empty(self) -> None:
+        """Called before a rebalance and at the end: waits for nobody then, drains the engine now."""
+        if self.app.should_stop:
+            await self._engine.drain(self._engine.settings.drain_timeout)
+            await self.commit()
+
+    def verify_event_path(self, now: float, tp: TP) -> None:
+        """Faust's own check counts acks, which are of no account here."""
+
+
+class Transport(driver.Transport):
+    """Faust's aiokafka transport with our consumer."""
+
+    Consumer = Consumer
