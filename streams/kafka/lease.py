@@ -17,12 +17,11 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import InvalidProducerEpoch, KafkaError, MessageSizeTooLargeError, ProducerFenced
 
 from rookery.schemas.errors import LeaseLost
+from rookery.schemas.journal import LEASE_HEADER, lease_header
 from rookery.streams.kafka.batches import Identity, SequencedBatch, deliver, fetch_identity
 from rookery.streams.log import Append
 
 log = logging.getLogger(__name__)
-
-LEASE_HEADER = "l"
 
 
 def transactional_id(app_id: str, partition: int) -> str:
@@ -52,7 +51,7 @@ class KafkaLease:
         """Append all records as one atomic batch and return the offset of the first; see `Lease.append`."""
         if self._dead:
             raise LeaseLost(self._partition, self._dead)
-        headers = [] if number is None else [(LEASE_HEADER, number.to_bytes(8, "big"))]
+        headers = [] if number is None else [(LEASE_HEADER, lease_header(number))]
         batch = SequencedBatch(self._identity, records, headers)
         self._identity.advance(len(records))
         self._dead = "an earlier append did not end"  # one at a time; also when this call is cancelled

@@ -16,6 +16,7 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 
 from rookery.schemas.errors import NotBound
+from rookery.schemas.journal import LEASE_HEADER, lease_number
 from rookery.streams.core.routing import Topics
 from rookery.streams.kafka import lease
 from rookery.streams.kafka.batches import (
@@ -231,6 +232,6 @@ async def _know(producer: AIOKafkaProducer, topic: str, partition: int) -> bool:
 
 def _lease_number(record: ConsumerRecord) -> int | None:
     for name, value in record.headers:
-        if name == lease.LEASE_HEADER:
-            return int.from_bytes(value, "big")
+        if name == LEASE_HEADER:
+            return lease_number(value)
     return None

@@ -1,22 +1,14 @@
-"""One real Kafka for the session, and an application of its own for each test that asks."""
+"""An admin client of the real Kafka, and an application of its own for each test that asks."""
 
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
-import pytest
 import pytest_asyncio
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from rookery.ops import servers
 from rookery.streams.core.routing import Topics
 
 PARTITIONS = 2
-
-
-@pytest.fixture(scope="session")
-def broker() -> Iterator[str]:
-    with servers.ensure(kafka=True) as running:
-        yield running.broker
 
 
 @pytest_asyncio.fixture

@@ -1,0 +1,251 @@
+"""The topics of an application: one table of names, counts and policies; made when missing, refused when wrong.
+
+A policy that is wrong breaks a promise silently: a journal that is not compacted fills the disk, one with the sender's
+timestamps may lose a newer record to compaction, inboxes with other counts send an agent's messages past its state.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple, Protocol
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import TopicAlreadyExistsError, UnknownTopicOrPartitionError, for_code
+
+from rookery.schemas.errors import ConfigurationError, WrongTopic
+from rookery.streams.core.routing import Topics
+
+HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
+# Longer than a worker may sleep and still append under an old lease: its records must be there for recovery to judge.
+COMPACTION_LAG_MS = DAY_MS
+# Longer than a local store may be behind its journal; a deletion it never saw would bring the key back.
+TOMBSTONES_KEPT_MS = 7 * DAY_MS
+REPLIES_RETENTION_MS = HOUR_MS
+FENCE_PARTITIONS = 3
+# A dead letter holds the refused record whole, with the reason and a traceback around it.
+DEAD_LETTER_EXTRA_BYTES = 262_144
+CREATION_TIMEOUT = 15.0  # seconds until a new topic is visible with all its partitions
+
+# For these a larger value than ours keeps the promise, too; -1 stands for no limit.
+AT_LEAST = frozenset(
+    {"delete.retention.ms", "max.message.bytes", "min.compaction.lag.ms", "min.insync.replicas", "retention.ms"}
+)
+NO_ERROR, UNKNOWN, EXISTS = 0, UnknownTopicOrPartitionError.errno, TopicAlreadyExistsError.errno
+
+
+class TopicSettings(Protocol):
+    """What this module reads of `Settings`; durations are seconds, sizes bytes."""
+
+    @property
+    def app_id(self) -> str: ...  # noqa: D102
+    @property
+    def broker(self) -> str: ...  # noqa: D102
+    @property
+    def partitions(self) -> int: ...  # noqa: D102
+    @property
+    def replication_factor(self) -> int: ...  # noqa: D102
+    @property
+    def min_insync_replicas(self) -> int: ...  # noqa: D102
+    @property
+    def inbox_retention(self) -> float: ...  # noqa: D102
+    @property
+    def deadletter_retention(self) -> float: ...  # noqa: D102
+    @property
+    def topic_bytes_max(self) -> int: ...  # noqa: D102
+
+
+class TopicSpec(NamedTuple):
+    """A topic as it must be; `policy` in Kafka's own names."""
+
+    name: str
+    partitions: int
+    replication_factor: int
+    policy: Mapping[str, str]
+
+
+class Found(NamedTuple):
+    """A topic as it is; `replication_factor` of the partition with the fewest replicas."""
+
+    partitions: int
+    replication_factor: int
+    policy: Mapping[str, str]
+
+
+def specs(settings: TopicSettings) -> tuple[TopicSpec, ...]:
+    """All topics of an application except the clients' reply topics."""
+    names = Topics(settings.app_id)
+    count, size = settings.partitions, settings.topic_bytes_max
+    inbox = {"cleanup.policy": "delete", "retention.ms": _ms(settings.inbox_retention), "max.message.bytes": str(size)}
+    journal = {
+        "cleanup.policy": "compact",
+        "message.timestamp.type": "LogAppendTime",
+        "min.compaction.lag.ms": str(COMPACTION_LAG_MS),
+        "delete.retention.ms": str(TOMBSTONES_KEPT_MS),
+        "max.message.bytes": str(size),
+    }
+    dead = {
+        "cleanup.policy": "delete",
+        "retention.ms": _ms(settings.deadletter_retention),
+        "max.message.bytes": str(size + DEAD_LETTER_EXTRA_BYTES),
+    }
+    return (
+        *(_spec(settings, name, count, inbox) for name in names.inboxes),
+        _spec(settings, names.journal, count, journal),
+        _spec(settings, names.deadletter, count, dead),
+        _spec(settings, names.fence, FENCE_PARTITIONS, {"cleanup.policy": "compact"}),
+        _spec(settings, names.control, 1, {"cleanup.policy": "compact"}),
+    )
+
+
+def replies_spec(settings: TopicSettings, client: str) -> TopicSpec:
+    """The reply topic of one client; it makes it itself and removes it when it leaves."""
+    policy = {
+        "cleanup.policy": "delete",
+        "retention.ms": str(REPLIES_RETENTION_MS),
+        "max.message.bytes": str(settings.topic_bytes_max),
+    }
+    return _spec(settings, Topics(settings.app_id).replies(client), 1, policy)
+
+
+def _spec(settings: TopicSettings, name: str, partitions: int, policy: Mapping[str, str]) -> TopicSpec:
+    safety = {
+        "min.insync.replicas": str(settings.min_insync_replicas),
+        "unclean.leader.election.enable": "false",
+    }
+    return TopicSpec(name, partitions, settings.replication_factor, {**policy, **safety})
+
+
+def _ms(seconds: float) -> str:
+    return str(round(seconds * 1000))
+
+
+def problems(spec: TopicSpec, found: Found | None, broker: str) -> list[WrongTopic]:
+    """What is wrong with a topic, each with the command that mends it; empty when it keeps our promises."""
+    server = f"--bootstrap-server {broker}"
+    if found is None:
+        configs = "".join(f" --config {key}={value}" for key, value in spec.policy.items())
+        create = f"kafka-topics.sh {server} --create --topic {spec.name} --partitions {spec.partitions}"
+        return [
+            WrongTopic(spec.name, "does not exist", f"{create} --replication-factor {spec.replication_factor}{configs}")
+        ]
+    wrong = []
+    if found.partitions != spec.partitions:
+        why = f"has {found.partitions} partitions where {spec.partitions} are needed"
+        if spec.name.endswith((".fence", ".control")):
+            # Tokens and rules are found by key: more partitions hide the old ones, so these start afresh.
+            mend = f"kafka-topics.sh {server} --delete --topic {spec.name}"
+        else:
+            why += ": the agents of other partitions would lose their messages and state"
+            mend = f"export ROOKERY_PARTITIONS={found.partitions}"
+        wrong.append(WrongTopic(spec.name, why, mend))
+    if found.replication_factor < spec.replication_factor:
+        why = f"has {found.replication_factor} replicas where {spec.replication_factor} are needed"
+        mend = f"kafka-reassign-partitions.sh {server} --execute --reassignment-json-file {spec.name}.json"
+        wrong.append(WrongTopic(spec.name, why, mend))
+    bad = {key: value for key, value in spec.policy.items() if not _keeps(key, value, found.policy.get(key))}
+    if bad:
+        states = ", ".join(f"{key} is {found.policy.get(key)} and must be {_wanted(key, bad[key])}" for key in bad)
+        values = ",".join(f"{key}={value}" for key, value in bad.items())
+        mend = f"kafka-configs.sh {server} --alter --entity-type topics --entity-name {spec.name} --add-config {values}"
+        wrong.append(WrongTopic(spec.name, states, mend))
+    return wrong
+
+
+def _keeps(key: str, wanted: str, found: str | None) -> bool:
+    if found is None or found == wanted:
+        return found is not None
+    return key in AT_LEAST and (int(found) == -1 or int(found) >= int(wanted))
+
+
+def _wanted(key: str, value: str) -> str:
+    return f"at least {value}" if key in AT_LEAST else value
+
+
+@asynccontextmanager
+async def admin(client_kwargs: Mapping[str, Any]) -> AsyncIterator[AIOKafkaAdminClient]:
+    """An admin client for the block; raises KafkaConnectionError when no broker answers."""
+    client = AIOKafkaAdminClient(**client_kwargs)
+    try:
+        await client.start()
+        yield client
+    finally:
+        await client.close()
+
+
+async def inspect(client: AIOKafkaAdminClient, wanted: Sequence[TopicSpec]) -> dict[str, Found | None]:
+    """How the topics are in the cluster, by name; None for one that does not exist."""
+    names = [spec.name for spec in wanted]
+    described = {topic["topic"]: topic["partitions"] for topic in await client.describe_topics(names)}
+    resources = [
+        ConfigResource(ConfigResourceType.TOPIC, spec.name, configs=dict.fromkeys(spec.policy)) for spec in wanted
+    ]
+    found: dict[str, Found | None] = dict.fromkeys(names)
+    for response in await client.describe_configs(resources):
+        for code, message, _, name, entries in response.resources:
+            partitions = described.get(name)
+            if code == UNKNOWN or not partitions:
+                continue
+            if code != NO_ERROR:
+                raise for_code(code)(f"describing {name}: {message}")
+            replicas = min(len(partition["replicas"]) for partition in partitions)
+            found[name] = Found(len(partitions), replicas, {entry[0]: entry[1] for entry in entries})
+    return found
+
+
+async def create(client: AIOKafkaAdminClient, wanted: Iterable[TopicSpec]) -> list[str]:
+    """Make topics, wait until they are visible, and return the names of those that were not there before.
+
+    Raises KafkaError when the broker refuses, TimeoutError when a topic does not become visible in time.
+    """
+    todo = list(wanted)
+    if not todo:
+        return []
+    new = [NewTopic(s.name, s.partitions, s.replication_factor, topic_configs=dict(s.policy)) for s in todo]
+    made = []
+    for name, code, message in (await client.create_topics(new)).topic_errors:
+        if code not in (NO_ERROR, EXISTS):
+            raise for_code(code)(f"creating topic {name}: {message}")
+        if code == NO_ERROR:
+            made.append(name)
+    deadline = time.monotonic() + CREATION_TIMEOUT
+    while not all((await inspect(client, todo)).values()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"new topics are not visible after {CREATION_TIMEOUT:g} s; check the brokers' health")
+        await asyncio.sleep(0.05)
+    return made
+
+
+async def ensure(settings: TopicSettings, client_kwargs: Mapping[str, Any], *, make: bool = True) -> list[str]:
+    """Make the application's missing topics (unless `make` is false), check all, and return the names of the new ones.
+
+    Raises WrongTopic when one is wrong, ConfigurationError with all of them when several are.
+    """
+    wanted = specs(settings)
+    async with admin(client_kwargs) as client:
+        found = await inspect(client, wanted)
+        made = []
+        if make:
+            made = await create(client, [spec for spec in wanted if found[spec.name] is None])
+            found = await inspect(client, wanted)
+    wrong = [problem for spec in wanted for problem in problems(spec, found[spec.name], settings.broker)]
+    if len(wrong) == 1:
+        raise wrong[0]
+    if wrong:
+        raise ConfigurationError(str(problem) for problem in wrong)
+    return made
+
+
+async def remove(app_id: str, client_kwargs: Mapping[str, Any]) -> list[str]:
+    """Delete all topics of an application, reply topics too, with everything in them; returns their names."""
+    names = Topics(app_id)
+    ours = {*names.inboxes, names.journal, names.deadletter, names.fence, names.control}
+    async with admin(client_kwargs) as client:
+        there = [name for name in await client.list_topics() if name in ours or names.is_replies(name)]
+        if there:
+            for name, code in (await client.delete_topics(there)).topic_error_codes:
+                if code not in (NO_ERROR, UNKNOWN):
+                    raise for_code(code)(f"deleting topic {name}")
+    return there
