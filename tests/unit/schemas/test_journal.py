@@ -79,6 +79,12 @@ def test_an_agent_record_has_its_type_whole() -> None:
             decode_agent(data[:size])
 
 
+def test_a_slot_names_each_destination_once() -> None:
+    data = encode_slot(Slot(1, {("t", 1): [], ("t", 2): []}))
+    with pytest.raises(JournalError, match="twice"):
+        decode_slot(data.replace(b"t\x02", b"t\x01"))
+
+
 def test_done_ranges_must_ascend() -> None:
     for done in ([(101, 101)], [(105, 107), (106, 109)]):
         lanes = [LanePosition(100, done, array("Q", [0])), LanePosition.fresh(0, 1), LanePosition.fresh(0, 1)]
