@@ -20,7 +20,7 @@ from mode import Service
 from rookery.schemas.errors import NotBound
 from rookery.streams.client import Client
 from rookery.streams.engine.engine import Engine
-from rookery.streams.kafka import topics
+from rookery.streams.kafka import selftest, topics
 from rookery.streams.kafka.log import KafkaLog
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class EngineService(Service):
 
     async def on_start(self) -> None:
         """Check the ground, make topics, connect. Raises IncompatibleVersion, WrongTopic, ConfigurationError."""
-        # selftest.check()
+        selftest.check()
         app, settings = self.app, self.app.settings
         made = await topics.ensure(settings, app.client_kwargs)
         if made:
