@@ -19,6 +19,8 @@ from rookery.schemas.system import SEND, SPAWN, STATE, STOP, Failure, SendAs, Sp
 
 T = TypeVar("T")
 
+_into_builtins = codecs.decoder_for(Any)
+
 
 class AgentManager:
     """Spawns, finds and stops agents of the application, client or test kit that is running."""
@@ -146,7 +148,8 @@ class AgentHandle:
     def _result(self, reply: Reply, reply_type: Any) -> Any:
         if reply.error is not None:
             self._raise(reply)
-        return codecs.decoder_for(Any if reply_type is None else reply_type)(reply.payload, reply.content_type)
+        decode = _into_builtins if reply_type is None else codecs.decoder_for(reply_type)
+        return decode(reply.payload, reply.content_type)
 
     def _raise(self, reply: Reply) -> NoReturn:
         code = reply.error or AgentError.reason

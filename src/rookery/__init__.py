@@ -1,1 +1,89 @@
-"""Rookery."""
+"""Rookery: fleets of durable agents on Apache Kafka, in Python, with Faust.
+
+This page is the public API. What needs a server or Faust is imported at its first use, so `import rookery` is quick and
+an agent's module can be imported anywhere. The test kit is `rookery.testing`.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from rookery._version import __version__
+from rookery.agents import Agent, AgentHandle, AgentManager, StateView, handler
+from rookery.agents.errors import OutsideTurn, SpawnRefused
+from rookery.schemas.envelope import Envelope, Priority
+from rookery.schemas.errors import (
+    AgentError,
+    AgentStopped,
+    AskTimeout,
+    BatchTooLarge,
+    ConfigurationError,
+    InvalidAddress,
+    InvalidAgent,
+    MessageTooLarge,
+    NotBound,
+    NotOwned,
+    NotSpawned,
+    Overloaded,
+    PayloadError,
+    RookeryError,
+    UnknownAgentType,
+    UnknownHandler,
+    WrongTopic,
+)
+
+if TYPE_CHECKING:
+    from rookery.ops.settings import Settings
+    from rookery.streams.client import Client
+    from rookery.streams.kafka.app import App
+
+LOW, NORMAL, HIGH = Priority.LOW, Priority.NORMAL, Priority.HIGH
+
+__all__ = [
+    "HIGH",
+    "LOW",
+    "NORMAL",
+    "Agent",
+    "AgentError",
+    "AgentHandle",
+    "AgentManager",
+    "AgentStopped",
+    "App",
+    "AskTimeout",
+    "BatchTooLarge",
+    "Client",
+    "ConfigurationError",
+    "Envelope",
+    "InvalidAddress",
+    "InvalidAgent",
+    "MessageTooLarge",
+    "NotBound",
+    "NotOwned",
+    "NotSpawned",
+    "OutsideTurn",
+    "Overloaded",
+    "PayloadError",
+    "Priority",
+    "RookeryError",
+    "Settings",
+    "SpawnRefused",
+    "StateView",
+    "UnknownAgentType",
+    "UnknownHandler",
+    "WrongTopic",
+    "__version__",
+    "handler",
+]
+
+_AT_FIRST_USE = {
+    "App": "rookery.streams.kafka.app",
+    "Client": "rookery.streams.client",
+    "Settings": "rookery.ops.settings",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _AT_FIRST_USE:
+        raise AttributeError(f"module 'rookery' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = globals()[name] = getattr(import_module(_AT_FIRST_USE[name]), name)
+    return value

@@ -18,8 +18,8 @@ class Cart(Agent):
     first: int = 0
     rest: list[int] = []  # noqa: RUF012
 
-    async def on_spawn(self, owner: str, add: Add | None = None, *more: int) -> None:
-        self.owner, self.rest = owner, list(more)
+    async def on_spawn(self, owner: str, add: Add | None = None, *more: Add) -> None:
+        self.owner, self.rest = owner, [add.n for add in more]
         if add is not None:
             self.first = add.n
             self.send("Log/audit", add)
@@ -49,7 +49,7 @@ def spawn(cls: type[Agent], *args: Any) -> dict[str, Any]:
 
 @pytest.mark.asyncio
 async def test_spawn_runs_on_spawn_with_typed_arguments() -> None:
-    result, agent, sends = await deliver(Cart, "rookery.spawn", spawn(Cart, "ann", Add(2), 3, 4))
+    result, agent, sends = await deliver(Cart, "rookery.spawn", spawn(Cart, "ann", Add(2), Add(3), Add(4)))
     assert (result, AgentType.of(Cart).state_of(agent)) == (None, {"owner": "ann", "first": 2, "rest": [3, 4]})
     assert read(sends[0]).type == "Add"
     _, agent, _ = await deliver(Cart, "rookery.spawn", spawn(Cart, "bob"))
