@@ -7,7 +7,9 @@
 
 READY := .venv/.ready
 PY := .venv/bin/python
-SERVERS := $(PY) -m rookery.ops.servers
+# Like `-m rookery.ops.servers`, but a Ctrl-C while Python is still importing ends it without a traceback.
+SERVERS := $(PY) -c 'import runpy, signal; signal.signal(signal.SIGINT, signal.SIG_DFL); \
+	runpy.run_module("rookery.ops.servers", run_name="__main__", alter_sys=True)'
 CHECKED := $(wildcard tests examples bench)
 FAST := not kafka and not slow
 export UV_PYTHON_DOWNLOADS = never

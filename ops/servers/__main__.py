@@ -23,6 +23,8 @@ PATIENCE: Final = 3
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # a quiet start, see the Makefile; from here on we clean up
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     options = _parser().parse_args(arguments)
     try:
         return int({"up": _up, "down": _down, "status": _status, "run": _run}[options.verb](options))

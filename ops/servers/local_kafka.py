@@ -146,7 +146,7 @@ def find_jars(folder: Path, progress: Progress) -> list[str]:
         jars = [str(jar.resolve()) for jar in jgo.build("+".join(JARS), cache_dir=folder, resolver=resolver).all_jars]
     except Exception as error:  # whatever a download can raise ends in the same advice
         raise ServersError(
-            f"Apache Kafka {KAFKA} could not be downloaded ({type(error).__name__}: {error}). "
+            f"Apache Kafka {KAFKA} could not be downloaded ({type(error).__name__}: {str(error)[:200]}). "
             f"Check the network (HTTPS_PROXY if there is a proxy) and try again, {_INSTEAD}"
         ) from error
     listing.write_text("\n".join(jars))

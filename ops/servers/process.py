@@ -34,6 +34,8 @@ START_TIME_SLACK: Final = 2.0
 # Run in a fresh interpreter that becomes the command, because code between fork and exec is not safe once there are
 # threads. PR_SET_PDEATHSIG (1) survives the exec; the owner may have died before it was set.
 _LAUNCHER: Final = """
+import signal
+signal.signal(signal.SIGINT, signal.SIG_DFL)
 import ctypes, os, sys
 owner, number, command = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
 if number and sys.platform == "linux":
