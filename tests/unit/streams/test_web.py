@@ -1,0 +1,87 @@
+"""The pages, asked over HTTP from the web server that Faust makes."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any, cast
+
+import faust
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+from prometheus_client.parser import text_string_to_metric_families
+
+from rookery.ops.metrics import Metrics
+from rookery.streams.engine.engine import Engine
+from rookery.streams.web import SETTINGS, add_pages
+
+RUNNING, RECOVERING = {"phase": "running"}, {"phase": "recovering"}
+
+
+class FakeEngine:
+    """What the pages read of an engine."""
+
+    def __init__(self) -> None:
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.numbers: dict[str, Any] = {"partitions": {}}
+
+    def statistics(self) -> dict[str, Any]:
+        return self.numbers
+
+
+async def get(path: str, engine: FakeEngine | None = None) -> tuple[int, str, str]:
+    app = faust.App("pages", broker="kafka://127.0.0.1:1", **SETTINGS)
+    metrics = Metrics(10)
+    metrics.observer(cast("Any", SimpleNamespace(address="Plane/N1", kind=None)), 1, 0.2, False)
+    add_pages(app, metrics, lambda: cast("Engine | None", engine))
+    async with TestClient(TestServer(await app.web.wsgi())) as client, client.get(path) as response:
+        return response.status, response.headers["Content-Type"], await response.text()
+
+
+@pytest.mark.asyncio
+async def test_metrics_are_served_in_prometheus_text_format() -> None:
+    status, content_type, body = await get("/metrics")
+    assert (status, content_type) == (200, "text/plain; version=0.0.4; charset=utf-8")
+    assert "agent_messages_received" in {family.name for family in text_string_to_metric_families(body)}
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("partitions", "rebalances", "status", "body"),
+    [
+        ({}, 0, 503, "no partitions assigned yet\n"),
+        ({}, 1, 200, "ok\n"),  # more workers than partitions
+        ({0: RUNNING, 1: RUNNING}, 1, 200, "ok\n"),
+        ({0: RUNNING, 1: RECOVERING}, 1, 503, "not recovered yet: 1 of 2 partitions\n"),
+        ({0: {"phase": "confirming"}}, 1, 503, "not recovered yet: 1 of 1 partitions\n"),
+    ],
+)
+async def test_ready_means_assigned_and_all_recovered(
+    partitions: dict[int, Any], rebalances: int, status: int, body: str
+) -> None:
+    engine = FakeEngine()
+    engine.numbers = {"partitions": partitions, "rebalances": rebalances}
+    assert (await get("/readyz", engine))[::2] == (status, body)
+    assert (await get("/livez", engine))[::2] == (200, "ok\n")
+
+
+@pytest.mark.asyncio
+async def test_before_the_engine_is_made_the_worker_lives_and_is_not_ready() -> None:
+    assert (await get("/livez"))[0] == 200
+    assert (await get("/readyz"))[::2] == (503, "not started\n")
+
+
+@pytest.mark.asyncio
+async def test_a_failed_engine_is_neither_alive_nor_ready() -> None:
+    engine = FakeEngine()
+    engine.numbers = {"partitions": {0: RUNNING}}
+    engine.failed.set_exception(RuntimeError("the secret of the cause"))
+    engine.failed.exception()
+    for path in ("/livez", "/readyz"):
+        assert (await get(path, engine))[::2] == (503, "the engine failed: see the log\n")
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("path", ["/table/", "/router/", "/graph/", "/performance/", "/assignment/"])
+async def test_fausts_own_pages_are_off(path: str) -> None:
+    assert (await get(path))[0] == 404
