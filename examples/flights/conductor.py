@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -15,13 +16,12 @@ from examples.flights.fleet import Fleet, WorkersKeepDying
 from examples.flights.job import Job, Stalled
 from examples.flights.runs import Runs
 from examples.flights.view import Progress, View
-from rookery import Client
+from rookery import Client, RookeryError, Settings
 from rookery.ops.servers import HOME, ServersError
 from rookery.ops.servers.lifecycle import borrowed_broker
-from rookery.ops.settings import Settings
-from rookery.schemas.errors import RookeryError
 from rookery.streams.kafka import topics
 
+LOGS = HOME / "logs"
 DIFFERENCES_MAX = 20
 """Differences that are listed; the counts cover all."""
 CANCEL_SECONDS = 10.0
@@ -57,7 +57,9 @@ async def conduct(options: argparse.Namespace) -> int:
         settings = Settings.load(app_id=runs.start(broker), broker=broker)
     except (RookeryError, data.DataMissing) as error:
         return _failed(error)
-    fleet = Fleet(settings.app_id, options.workers, settings.broker, HOME / "logs")
+    fleet = Fleet(settings.app_id, options.workers, settings.broker, LOGS)
+    # Of this process; on the terminal it would run through the table.
+    logging.basicConfig(filename=LOGS / f"{settings.app_id}-run.log", format="%(asctime)s %(levelname)s %(message)s")
     interrupts = Interrupts(fleet)
     job = asyncio.create_task(_job(settings, runs, fleet, options.limit), name="job")
     supervisor = asyncio.create_task(fleet.supervise(), name="supervisor")
@@ -85,10 +87,11 @@ async def conduct(options: argparse.Namespace) -> int:
 
 async def _job(settings: Settings, runs: Runs, fleet: Fleet, limit: int | None) -> tuple[Verdict, float]:
     """Clean up after earlier runs, then do the job; returns its verdict, and the seconds it took."""
+    kafka = {"bootstrap_servers": settings.broker}
     for earlier in runs.ended(settings.broker):
-        await topics.remove(settings, earlier)
+        await topics.remove(earlier, kafka)
         runs.forget(earlier)
-    await topics.create(settings)
+    await topics.ensure(settings, kafka)
     fleet.start()
     progress = Progress(settings.app_id, min(limit or data.RECORDS, data.RECORDS))
     async with Client(settings.app_id, broker=settings.broker) as client:
@@ -100,7 +103,7 @@ async def _job(settings: Settings, runs: Runs, fleet: Fleet, limit: int | None) 
 def _report(verdict: Verdict, seconds: float, fleet: Fleet) -> int:
     """Print the result; the form of its last line is promised."""
     if fleet.restarts:
-        print(f"workers that died and were started again: {fleet.restarts}; see {HOME / 'logs'}")
+        print(f"workers that died and were started again: {fleet.restarts}; see {LOGS}")
     for difference in verdict.differences[:DIFFERENCES_MAX]:
         print(difference)
     if (hidden := len(verdict.differences) - DIFFERENCES_MAX) > 0:

@@ -9,8 +9,7 @@ from collections.abc import Iterator
 
 from examples.flights import data
 from examples.flights.messages import Departure
-from rookery import Client, Priority
-from rookery.schemas.errors import RookeryError
+from rookery import Client, Priority, RookeryError
 
 
 def messages(limit: int | None = None) -> Iterator[tuple[str, Departure, Priority]]:

@@ -8,14 +8,15 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from aiokafka.errors import KafkaError
+
 from examples.flights import data
 from examples.flights.expected import Verdict, totals
 from examples.flights.feed import messages
 from examples.flights.fleet import Fleet
 from examples.flights.messages import Departure
 from examples.flights.view import Progress, View
-from rookery import Client, Priority
-from rookery.schemas.errors import AskTimeout
+from rookery import AskTimeout, Client, Priority
 
 POLL_SECONDS = 0.5
 STALL_SECONDS = 60.0
@@ -78,18 +79,21 @@ class Job:
         """Return when all is handled, or when all is quiet although something is missing."""
         progress = self._progress
         started = moved_at = time.monotonic()
-        moved = (0, 0)
+        moved, handled = (0, 0), 0
         history: deque[tuple[float, int]] = deque([(started, 0)], maxlen=_RATE_WINDOW)
         while True:
-            handled = await self._client.handled()
-            progress.backlog = await self._client.backlog()
+            try:
+                handled, progress.backlog = await self._client.handled(), await self._client.backlog()
+            except KafkaError as error:
+                if not error.retriable:
+                    raise  # else it's a broker that comes up or restarts, and a minute without progress is the bound
             now = time.monotonic()
             if (progress.sent, handled) != moved:
                 moved, moved_at = (progress.sent, handled), now
             history.append((now, handled))
             progress.rate = (handled - history[0][1]) / max(now - history[0][0], POLL_SECONDS)
-            # Asking for a state is a turn too, but not one of the job's.
-            progress.turns = max(handled - self._asked, 0)
+            # Asking for a state is a turn too, but not one of the job's; and repeats that receivers drop are none.
+            progress.turns = min(max(handled - self._asked, 0), 3 * progress.sent)
             progress.workers, progress.restarts = self._fleet.alive, self._fleet.restarts
             self._view.show()
             if feeding.done():
