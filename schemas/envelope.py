@@ -76,9 +76,9 @@ def encode_body(  # noqa: PLR0913, PLR0917 - the fields of an envelope; an objec
 
     Raises ValueError if a text can't be written as UTF-8 or a number is out of range.
     """
-    # Joining the fields that every message has, from cached pieces, takes 2/3 of the time of the generated class.
-    identity, cause = id.encode(), causation_id.encode()
-    body = b"%b%b%b%b%b%b\x32%b%b\x42%b%b\x1a%b%b" % (
+    # Joining what nearly every message has, from cached pieces, takes 1.8 us where the generated class takes 2.3.
+    identity, conversation, cause = id.encode(), correlation_id.encode(), causation_id.encode()
+    body = b"%b%b%b%b%b%b\x32%b%b\x3a%b%b\x42%b%b\x1a%b%b" % (
         _text(0x0A, sender),
         _text(0x12, target),
         _kind(type, content_type, priority),
@@ -88,13 +88,15 @@ def encode_body(  # noqa: PLR0913, PLR0917 - the fields of an envelope; an objec
         _varint(timestamp >> 28 & 0xF_FFFF_FFFF),
         _varint(len(identity)),
         identity,
+        _varint(len(conversation)),
+        conversation,
         _varint(len(cause)),
         cause,
         _varint(len(payload)),
         payload,
     )
-    if correlation_id or reply_to or deadline or schema_version or headers:
-        more = Envelope(correlation_id=correlation_id, reply_to=reply_to, deadline=deadline, headers=headers)
+    if reply_to or deadline or schema_version or headers:
+        more = Envelope(reply_to=reply_to, deadline=deadline, headers=headers)
         if schema_version:
             more.delivery.schema_version = schema_version
         body += more.SerializeToString()
