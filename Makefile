@@ -21,6 +21,8 @@ help:  ## show this list
 
 setup: $(READY)  ## make .venv with everything in uv.lock; other targets do it when needed
 
+# An environment that exists is brought up to date in place, with whatever else was installed in it: asked for a Python
+# at another path, uv would remove it under the processes that run from it.
 $(READY): pyproject.toml uv.lock
 	@command -v git >/dev/null || { echo "git is missing: install it (apt-get install git, brew install git)"; exit 1; }
 	@for python in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -36,7 +38,8 @@ $(READY): pyproject.toml uv.lock
 		[ -x $$uv ] || { echo "fetching uv"; $$python -m venv .rookery/uv && .rookery/uv/bin/pip install -q uv; } \
 			|| { rm -rf .rookery/uv; echo "uv could not be fetched: check the network, or install uv"; exit 1; }; \
 	fi; \
-	$$uv sync --locked --python "$$(command -v $$python)"
+	if [ -x $(PY) ]; then keep=; else keep="--python $$(command -v $$python)"; fi; \
+	$$uv sync --locked --inexact $$keep
 	@touch $@
 
 run: $(READY)  ## the main job on real input: starts a Kafka if none is configured, ends by itself
