@@ -77,7 +77,7 @@ class TurnRunner:
             finished = self._fail(partition, mailbox, lane, item, error)
         if not mailbox.closed:
             partition.finish(finished)
-        self._observe(mailbox, envelope.priority, time.perf_counter() - started, failed)
+        self._observe(mailbox, lane, time.perf_counter() - started, failed)
 
     async def _turn(self, partition: Partition, mailbox: Mailbox, lane: int, item: Item) -> Finished:
         envelope, now_ns = item.envelope, self._now_ns()
