@@ -172,7 +172,8 @@ def _reply(
     headers: dict[str, str] | None,
 ) -> Outgoing:
     type_name, content_type, payload = message
-    priority = Priority(envelope.priority)
+    # Another language's client may have written any number; the lane that it came by counts, not this.
+    priority = Priority(envelope.priority) if 0 <= envelope.priority < len(Priority) else Priority.NORMAL
     if _TRACE in envelope.headers:
         headers = {_TRACE: envelope.headers[_TRACE], **(headers or {})}
     body = encode_body(

@@ -5,7 +5,7 @@ every commit batch and a slot with most; the reader checks everything, since rec
 
     ~claim       format, generation i64, partitions u32, worker
     ~pos         format, partitions u32, ring u32, next slot, next sequence, sent-through u64; per lane: prefix u64,
-                 count of done ranges u32, their starts and ends above the prefix u32, last sequence of each source u64
+                 count of done flags u32, the flags as bits (lowest first), last sequence of each source u64
     ~out/<i>     format, number u64, count of destinations u32; per destination: size of topic u16, topic,
                  partition u32, count of messages u32, sizes of keys i32 (-1: no key), sizes of values u32, keys and
                  values in turn
@@ -14,6 +14,7 @@ every commit batch and a slot with most; the reader checks everything, since rec
 
 from __future__ import annotations
 
+import re
 import struct
 import sys
 from array import array
@@ -21,7 +22,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache, wraps
-from itertools import chain, pairwise
+from itertools import chain
 from typing import NamedTuple, TypeVar
 
 from rookery.schemas.envelope import Priority
@@ -38,6 +39,7 @@ CLAIM = b"~claim"
 POSITION = b"~pos"
 SLOT_PREFIX = b"~out/"
 _CELL = "\x1f"
+_CELL_BYTE = _CELL.encode()
 
 
 class KeyKind(Enum):
@@ -154,20 +156,24 @@ def decode_claim(data: bytes) -> Claim:
 
 @dataclass(slots=True)
 class LanePosition:
-    """Progress of one lane: all offsets below `prefix` and in the ranges [start, end) of `done` are done.
+    """Progress of one lane: all offsets below `prefix` are done, and `prefix + i` where byte i of `done` is 1, else 0.
 
-    `seen[p]` is the last sequence from source partition p among the records below the prefix. Ranges ascend, don't
-    touch, and lie less than 2**32 above the prefix.
+    `seen[p]` is the last sequence from source partition p among the records below the prefix. On the wire a flag takes
+    one bit, so that the size is bounded by the window of unfinished records, however torn it is.
     """
 
     prefix: int
-    done: Sequence[tuple[int, int]]
+    done: bytes
     seen: array[int]  # of typecode "Q"
 
     @classmethod
     def fresh(cls, start: int, partitions: int) -> LanePosition:
         """Nothing done and nothing seen from offset `start` on."""
-        return cls(start, [], array("Q", bytes(8 * partitions)))
+        return cls(start, b"", array("Q", bytes(8 * partitions)))
+
+    def ranges(self) -> list[tuple[int, int]]:
+        """The done offsets above the prefix as ascending ranges [start, end)."""
+        return [(self.prefix + m.start(), self.prefix + m.end()) for m in _DONE_RUN.finditer(self.done)]
 
 
 @dataclass(slots=True)
@@ -184,6 +190,9 @@ class Position:
 
 _POSITION_HEAD = struct.Struct("<BIIQQQ")
 _LANE_HEAD = struct.Struct("<QI")
+# Between flags (bytes 0 and 1) and binary digits, so that C packs them.
+_DIGITS, _FLAGS = bytes.maketrans(b"\x00\x01", b"01"), bytes.maketrans(b"01", b"\x00\x01")
+_DONE_RUN = re.compile(rb"\x01+")
 
 
 def encode_position(position: Position) -> bytes:
@@ -196,8 +205,7 @@ def encode_position(position: Position) -> bytes:
         prefix, done = lane.prefix, lane.done
         parts.append(_LANE_HEAD.pack(prefix, len(done)))
         if done:
-            above = [offset - prefix for offset in chain.from_iterable(done)]
-            parts.append(struct.pack(f"<{len(above)}I", *above))
+            parts.append(int(done.translate(_DIGITS)[::-1], 2).to_bytes((len(done) + 7) // 8, "little"))
         parts.append(_little_endian(lane.seen).tobytes())
     return b"".join(parts)
 
@@ -210,14 +218,17 @@ def decode_position(data: bytes) -> Position:
     for _ in range(_LANES):
         prefix, count = _LANE_HEAD.unpack_from(data, at)
         at += _LANE_HEAD.size
-        above = struct.unpack_from(f"<{2 * count}I", data, at)
-        at += 8 * count
-        if not all(a < b for a, b in pairwise(above)):
-            raise ValueError("done ranges don't ascend")
+        size = (count + 7) // 8
+        if at + size > len(data):
+            raise ValueError(f"{count} done flags at {at}, the record has {len(data)} bytes")
+        bits = int.from_bytes(data[at : at + size], "little")
+        at += size
+        if bits >> count:
+            raise ValueError("more done flags than counted")
+        done = f"{bits:0{count}b}".encode().translate(_FLAGS)[::-1] if count else b""
         seen = _little_endian(array("Q", data[at : at + 8 * partitions]))
         at += 8 * partitions
-        bounds = [prefix + offset for offset in above]
-        lanes.append(LanePosition(prefix, list(zip(bounds[::2], bounds[1::2], strict=True)), seen))
+        lanes.append(LanePosition(prefix, done, seen))
     if at != len(data):  # a slice beyond the end was short, and this finds it
         raise ValueError(f"it ends at {len(data)} instead of {at}")
     return Position(lanes, next_slot, next_sequence, sent_through, ring, partitions)
@@ -317,6 +328,11 @@ def encode_agent(type: str, version: int, flags: int, state: bytes) -> bytes:  #
 def _agent_head(agent_type: str, version: int, flags: int) -> bytes:
     name = agent_type.encode()
     return _AGENT_HEAD.pack(FORMAT, flags, version, len(name)) + name
+
+
+def is_retired(key: bytes, value: bytes) -> bool:
+    """Whether a record is that of an agent that was stopped; looks at two bytes only."""
+    return len(value) > 1 and bool(value[1] & RETIRED) and _CELL_BYTE not in key and not key.startswith(b"~")
 
 
 @_checked("of an agent")

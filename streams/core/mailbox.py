@@ -36,6 +36,7 @@ class Mailbox:
         "queued",
         "runner",
         "running",
+        "spawn_lane",
         "state",
         "stopped",
         "unborn",
@@ -53,6 +54,7 @@ class Mailbox:
         self.closed = False  # its partition was dropped, or the agent passivated
         self.unsettled = 0  # finished turns whose commit batch is not acknowledged yet
         self.used_at = 0.0  # engine's clock, seconds
+        self.spawn_lane: int | None = None  # where its spawn message waits: served before all others
         self.unborn = False  # a spawned agent whose spawn message has not come yet
         self.stopped = False  # a stop turn finished: later messages are refused
         self.kind_name = ""  # of a spawned agent: what its spawn message says

@@ -18,7 +18,16 @@ from typing import NamedTuple
 
 from rookery.schemas.envelope import SEAL_BYTES, Envelope, seal
 from rookery.schemas.errors import EnvelopeError
-from rookery.schemas.journal import POSITION, LanePosition, Position, Slot, encode_position, encode_slot, slot_key
+from rookery.schemas.journal import (
+    POSITION,
+    LanePosition,
+    Position,
+    Slot,
+    encode_position,
+    encode_slot,
+    is_retired,
+    slot_key,
+)
 from rookery.streams.core.fold import Recovered
 from rookery.streams.core.mailbox import LANES, Mailbox
 from rookery.streams.core.outbox import Destination, Group, Message, Outbox
@@ -38,6 +47,14 @@ class Sent(NamedTuple):
     key: bytes | None
     body: bytes
     sequenced: bool
+
+
+# Tombstones of stopped agents in one batch: about 30 KB.
+TOMBSTONES_MAX = 200
+
+
+class WrongPosition(Exception):
+    """A journal's position does not fit the inboxes as they are now."""
 
 
 class NotContiguous(Exception):
@@ -90,7 +107,10 @@ class CommitBatch:
 class Partition:
     """The state of one owned journal partition, from recovery to loss."""
 
-    def __init__(self, number: int, partitions: int, recovered: Recovered, starts: Sequence[int], limits: Limits) -> None:
+    def __init__(
+        self, number: int, partitions: int, recovered: Recovered, bounds: Sequence[tuple[int, int]], limits: Limits
+    ) -> None:
+        """`bounds` are log start and end of the partition in each inbox, by lane. Raises WrongPosition."""
         self.number = number
         self.partitions = partitions
         self.limits = limits
@@ -98,7 +118,8 @@ class Partition:
         self.last = recovered.claim  # offset of our last journal record
         self.store = recovered.store
         self.repair = recovered.repair
-        position = recovered.position or _first_position(starts, partitions, limits.ring)
+        position = recovered.position or _first_position(bounds, partitions, limits.ring)
+        _check(position, partitions, bounds)
         self.lanes = tuple(LaneProgress(lane, limits.dedup_window) for lane in position.lanes)
         self.sequence = position.next_sequence
         # R7: the ring changes only while it is empty, so that slot numbers keep their places.
@@ -108,8 +129,14 @@ class Partition:
         self.finished: deque[Finished] = deque()
         self.flight: CommitBatch | None = None
         self.closed = False
-        self.retiring: dict[str, tuple[int, int]] = {}  # address -> lane and offset of the stopping message
-        self._gaps: list[int] = [-1] * LANES  # the offset at which a gap was seen last
+        # Stopped agents, each with the prefixes that its lanes must reach before its record may go. After a recovery
+        # the offset of the stop is not known any more, but it is below the ends that the logs had then.
+        self.retiring: dict[str, tuple[int, ...]] = {
+            key.decode(): tuple(end for _, end in bounds)
+            for key, value in recovered.store.items()
+            if is_retired(key, value)
+        }
+        self._gaps: list[tuple[int, int]] = [(-1, -1)] * LANES  # the edges of the gap that was seen last
         self._written = (tuple(lane.prefix for lane in self.lanes), position.sent_through)
 
     # -- what comes in ------------------------------------------------------------------------------------------------
@@ -134,9 +161,9 @@ class Partition:
             if offset != progress.next:
                 if offset < progress.next:
                     continue
-                # A gap: sought back once; the same gap twice is a hole in the log (R1).
-                if self._gaps[lane] != progress.next:
-                    self._gaps[lane] = progress.next
+                # A gap: sought back once; the same two edges again are a hole in the log (R1).
+                if self._gaps[lane] != (progress.next, offset):
+                    self._gaps[lane] = (progress.next, offset)
                     return progress.next
                 progress.skip_to(offset)
             try:
@@ -156,9 +183,14 @@ class Partition:
         return None
 
     @property
-    def full_lanes(self) -> list[bool]:
-        """Per lane, whether its un-acked window is full: fetching has to pause."""
-        return [lane.fetched_count >= self.limits.window_max for lane in self.lanes]
+    def is_written(self) -> bool:
+        """Whether the journal says exactly how far this partition has come."""
+        return self._written == (tuple(lane.prefix for lane in self.lanes), self.outbox.sent_through)
+
+    def stopped(self, mailbox: Mailbox, lane: int, offset: int) -> None:
+        """A turn stopped the agent for good: its record goes once everything up to the stop is settled."""
+        mailbox.agent, mailbox.stopped = None, True
+        self.retiring[mailbox.address] = tuple(offset + 1 if number == lane else 0 for number in range(LANES))
 
     # -- what goes out ------------------------------------------------------------------------------------------------
 
@@ -285,21 +317,28 @@ class Partition:
 
     def _add_tombstones(self, records: dict[bytes, bytes | None]) -> None:
         """Delete stopped agents once everything before their stop is settled: a repeat must still find them stopped."""
-        for address, (lane, offset) in list(self.retiring.items()):
+        for address, needed in list(self.retiring.items())[:TOMBSTONES_MAX]:
             mailbox = self.mailboxes.get(address)
-            if self.lanes[lane].prefix > offset and (mailbox is None or mailbox.idle):
+            if mailbox is not None and not mailbox.idle:
+                continue
+            if all(lane.prefix >= prefix for lane, prefix in zip(self.lanes, needed, strict=True)):
                 del self.retiring[address]
                 records[address.encode()] = None
+                # The next message to `Type/key` finds a new agent; a spawned one says "stopped" while it is in memory.
+                if mailbox is not None and "/" in address:
+                    mailbox.closed = True
+                    del self.mailboxes[address]
 
     def _add_repairs(self, records: dict[bytes, bytes | None]) -> None:
         """Write again what a stale lease touched (R4), as much as fits; keys written anyway are repaired by that."""
-        size = self._fixed_size()
+        for key in records:
+            self.repair.pop(key, None)
+        if not self.repair:
+            return
+        size = self._fixed_size() + sum(len(key) + len(value or b"") + RECORD_OVERHEAD for key, value in records.items())
         for key in list(self.repair):
-            if key in records:
-                del self.repair[key]
-                continue
             size += len(self.repair[key] or b"") + len(key) + RECORD_OVERHEAD
-            if size > self.limits.batch_bytes_max // 2 and records:
+            if size > self.limits.batch_bytes_max and records:
                 break
             records[key] = self.repair.pop(key)
 
@@ -317,13 +356,23 @@ class Partition:
 
     def _fixed_size(self) -> int:
         """Bytes that every batch may need besides its turns: the position record, done ranges included."""
-        return 3 * 8 * self.partitions + 4 * RECORD_OVERHEAD
+        flags = sum(lane.flag_count for lane in self.lanes)
+        return 3 * 8 * self.partitions + flags // 8 + (4 + 3 * min(len(self.retiring), TOMBSTONES_MAX)) * RECORD_OVERHEAD
 
 
-def _first_position(starts: Sequence[int], partitions: int, ring: int) -> Position:
+def _check(position: Position, partitions: int, bounds: Sequence[tuple[int, int]]) -> None:
+    """Refuse a journal that belongs to other inboxes: offsets would mean other messages."""
+    if position.partitions != partitions:
+        raise WrongPosition(f"it was written for {position.partitions} partitions, there are {partitions}")
+    for lane, ((_, end), progress) in enumerate(zip(bounds, position.lanes, strict=True)):
+        if progress.prefix > end:
+            raise WrongPosition(f"lane {lane} is done up to {progress.prefix}, but the inbox ends at {end}")
+
+
+def _first_position(bounds: Sequence[tuple[int, int]], partitions: int, ring: int) -> Position:
     """The position of a journal that has none: everything in the inboxes is still to do."""
     return Position(
-        lanes=[LanePosition.fresh(start, partitions) for start in starts],
+        lanes=[LanePosition.fresh(start, partitions) for start, _ in bounds],
         next_slot=1,
         next_sequence=1,
         sent_through=0,

@@ -11,13 +11,12 @@ Two tables of sequences: `_seen` as of the fetch decides, `_seen_stored` as of t
 so that a restart at the prefix decides every record above it exactly as before. Offsets are "next to read".
 """
 
-import re
 from array import array
 from collections import deque
+from itertools import repeat
 
 from rookery.schemas.journal import LanePosition
 
-_DONE_RUN = re.compile(rb"\x01+")
 # Forget this many settled flags at a time, so that trimming the bytearray costs nothing per record.
 _TRIM_FLAGS = 4096
 
@@ -32,9 +31,7 @@ class LaneProgress:
         self.next = position.prefix  # the offset to admit next
         self._base = position.prefix  # the offset of _flags[0]
         self._flags = bytearray()  # 1 = done, from _base; may reach past `next` right after recovery
-        for start, end in position.done:
-            self._flags.extend(bytes(start - self._base - len(self._flags)))
-            self._flags.extend(b"\x01" * (end - start))
+        self._flags.extend(position.done)
         self._seen_stored = array("Q", position.seen)
         self._seen = array("Q", position.seen)
         self._origins: deque[tuple[int, int] | None] = deque()  # of the records in [prefix, next)
@@ -47,19 +44,24 @@ class LaneProgress:
         """Records admitted above the prefix: the lane's share of the un-acked window."""
         return self.next - self.prefix
 
+    @property
+    def flag_count(self) -> int:
+        """Bits that the position of this lane may need."""
+        return len(self._flags)
+
     def admit(self, source: int, sequence: int) -> bool:
         """Admit the record at `next`, sent by a turn of partition `source`; True if it has to be handled."""
-        repeat = sequence <= self._seen[source]
-        if not repeat:
+        known = sequence <= self._seen[source]
+        if not known:
             self._seen[source] = sequence
         self._origins.append((source, sequence))
-        return self._settle(repeat)
+        return self._settle(known)
 
     def admit_outside(self, message_id: str) -> bool:
         """Admit the record at `next`, sent by a client; an empty id is never a repeat. True if it is to be handled."""
-        repeat = bool(message_id) and self.remember(self.next, message_id)
+        known = bool(message_id) and self.remember(self.next, message_id)
         self._origins.append(None)
-        return self._settle(repeat)
+        return self._settle(known)
 
     def remember(self, offset: int, message_id: str) -> bool:
         """Put the id of the record at `offset` into the window; True if the window held it already."""
@@ -68,23 +70,25 @@ class LaneProgress:
             gone, forgotten = log.popleft()
             if ids[forgotten] == gone:
                 del ids[forgotten]
-        repeat = message_id in ids
+        known = message_id in ids
         ids[message_id] = offset
         log.append((offset, message_id))
-        return repeat
+        return known
 
     def skip_to(self, offset: int) -> None:
         """Count the offsets from `next` up to `offset` as done: the log has no records there."""
-        while self.next < offset:
-            self._origins.append(None)
-            self._settle(repeat=True)
+        missing = offset - self.next
+        index = self.next - self._base
+        self._flags[index : index + missing] = b"\x01" * missing
+        self._origins.extend(repeat(None, missing))
+        self.next = offset
 
-    def _settle(self, repeat: bool) -> bool:
+    def _settle(self, known: bool) -> bool:
         index, flags = self.next - self._base, self._flags
         self.next += 1
         if index == len(flags):
-            flags.append(repeat)
-        elif repeat:
+            flags.append(known)
+        elif known:
             flags[index] = 1
         return not flags[index]
 
@@ -113,6 +117,6 @@ class LaneProgress:
 
     def position(self) -> LanePosition:
         """What the journal has to keep of this lane now."""
-        start = self.prefix - self._base
-        done = [(self._base + m.start(), self._base + m.end()) for m in _DONE_RUN.finditer(self._flags, start)]
+        last = self._flags.rfind(1, self.prefix - self._base)
+        done = bytes(self._flags[self.prefix - self._base : last + 1]) if last >= 0 else b""
         return LanePosition(prefix=self.prefix, done=done, seen=self._seen_stored[:])

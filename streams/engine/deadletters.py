@@ -32,7 +32,7 @@ class DeadLetters:
     ) -> Finished:
         """The effects of a message that is given up because of `error`."""
         sent = [self._letter(partition.number, lane, item.record, item, error)]
-        text = str(error) or type(error).__name__
+        text = text_of(error)
         reply = error_body(item.envelope, reason_of(error), text, now_ns=self._now_ns(), message_id=self._new_id())
         if reply is not None:
             sent.append(self._router.sent(reply))
@@ -53,12 +53,21 @@ class DeadLetters:
             partition=number,
             envelope=None if item is None else item.envelope,
             reason=reason,
-            error=f"{type(error).__name__}: {error}",
+            error=f"{type(error).__name__}: {text_of(error)}",
             traceback=trace,
             attempts=0 if own else 1,
             app_id=self._router.topics.app_id,
         )
         return Sent((self._router.topics.deadletter, number), record.key, body, sequenced=False)
+
+
+def text_of(error: BaseException) -> str:
+    """The text of an error in a form that travels, even if its `__str__` fails or it is no valid Unicode."""
+    try:
+        text = str(error)
+    except Exception:
+        text = ""
+    return (text or type(error).__name__).encode(errors="replace").decode()
 
 
 def reason_of(error: BaseException) -> str:

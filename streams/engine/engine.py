@@ -17,6 +17,7 @@ from rookery.streams.core.mailbox import LANES, Mailbox
 from rookery.streams.core.partition import Limits, Partition
 from rookery.streams.core.routing import Router, Topics
 from rookery.streams.core.runqueue import RunQueue
+from rookery.streams.engine.census import census
 from rookery.streams.engine.deadletters import DeadLetters
 from rookery.streams.engine.inbound import Inbound
 from rookery.streams.engine.ownership import Ownership
@@ -71,9 +72,17 @@ class Engine:
         self._loop = asyncio.get_running_loop()
         self._owned: dict[int, Ownership] = {}
         self._turns = TurnRunner(
-            registry, self.router, self.dead_letters, self._partition, now_ns, new_id, settings.message_bytes_max, observe
+            registry,
+            self.router,
+            self.dead_letters,
+            self._partition,
+            now_ns,
+            self._loop.time,
+            new_id,
+            settings.message_bytes_max,
+            observe,
         )
-        self._pool = Pool(self.queue, self._turns.run, self._runner_pauses, settings.concurrency_max)
+        self._pool = Pool(self.queue, self._turns.run, self._runner_pauses, self.watch, settings.concurrency_max)
         limits = limits_of(settings)
         self.shipper = Shipper(port, self.router.topics, settings.batch_bytes_max, self._shipped)
         self.inbound = Inbound(
@@ -82,14 +91,17 @@ class Engine:
         self._worker = worker
         self._flushed_at = 0.0
         self._ticker: asyncio.Task[None] | None = None
+        self._passivation: asyncio.Task[None] | None = None
         self._draining = False
-        self.counts = {"commit_batches": 0, "committed_turns": 0, "lost_leases": 0, "recoveries": 0}
+        self.commit_age_sum = 0.0  # seconds, over batches: from building to the ack
+        self.counts = {"commit_batches": 0, "committed_turns": 0, "lost_leases": 0, "recoveries": 0, "refused_appends": 0, "rebalances": 0}
 
     # -- called by the driver -----------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Start housekeeping."""
         self._ticker = asyncio.create_task(self._tick(), name="rookery-ticker")
+        self._ticker.add_done_callback(self.watch)
 
     def revoking(self) -> None:
         """A rebalance begins: fetching stops by itself; turns and appends go on, the log arbitrates."""
@@ -101,6 +113,7 @@ class Engine:
         """
         for number in set(self._owned) - partitions:
             self._owned.pop(number).drop("revoked")
+        self.counts["rebalances"] += 1
         checks = []
         for number in sorted(partitions):
             ownership = self._owned.get(number)
@@ -135,8 +148,10 @@ class Engine:
 
     async def stop(self) -> None:
         """Stop at once: running handlers are cancelled, what is not committed never happened."""
-        if self._ticker is not None:
-            self._ticker.cancel()
+        self._turns.stopping = True
+        for task in (self._ticker, self._passivation):
+            if task is not None:
+                task.cancel()
         for ownership in self._owned.values():
             ownership.drop("stopped")
         self._owned.clear()
@@ -177,10 +192,13 @@ class Engine:
             await asyncio.sleep(TICK_SECONDS)
             now = self._loop.time()
             self.inbound.expire_unborn(now)
-            await self._passivate(now)
             self.flush(progress_due=True)
             for ownership in list(self._owned.values()):
                 ownership.renew_if_due(now)
+            if self._passivation is None or self._passivation.done():
+                # Hooks are users' code and may take their time; nothing above may wait for them.
+                self._passivation = asyncio.create_task(self._passivate(now), name="rookery-passivate")
+                self._passivation.add_done_callback(self.watch)
 
     async def _passivate(self, now: float) -> None:
         """Free the memory of agents that were idle for `passivate_after`, or the longest if there are too many."""
@@ -191,6 +209,8 @@ class Engine:
                 continue
             excess = live > self.settings.activations_max
             for mailbox in [m for m in partition.mailboxes.values() if m.idle]:
+                if mailbox.closed or not mailbox.idle:  # hooks of others were awaited meanwhile
+                    continue
                 if now - mailbox.used_at >= self.settings.passivate_after or excess:
                     live -= 1
                     excess = live > self.settings.activations_max
@@ -210,6 +230,12 @@ class Engine:
     def _partition(self, number: int) -> Partition | None:
         ownership = self._owned.get(number)
         return None if ownership is None else ownership.partition
+
+    def watch(self, task: asyncio.Task[None]) -> None:
+        """Done callback of tasks that must not end by an error unnoticed."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.critical("%s failed", task.get_name(), exc_info=error)
+            self.fatal(error)
 
     def fatal(self, error: BaseException) -> None:
         """Something happened that this worker can't heal: the driver ends the process."""
@@ -243,6 +269,11 @@ class Engine:
         """Counts and bounds, by part."""
         return {
             **self.counts,
+            "commit_age_sum": self.commit_age_sum,
+            "types": census(
+                (m for o in self._owned.values() if o.partition is not None for m in o.partition.mailboxes.values()),
+                self.registry.names(),
+            ),
             "partitions": {number: ownership.statistics() for number, ownership in sorted(self._owned.items())},
             "pool": self._pool.statistics(),
             "ready": len(self.queue),

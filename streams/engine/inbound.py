@@ -166,6 +166,7 @@ class Inbound:
         except PayloadError:
             mailbox.kind_name = ""  # its turn will say so
         mailbox.unborn = False
+        mailbox.spawn_lane = lane
         del self._unborn[mailbox]
         mailbox.lanes[lane].appendleft(item)
         self._queue.push(mailbox, lane)

@@ -15,9 +15,9 @@ import enum
 import logging
 from typing import TYPE_CHECKING, Any
 
-from rookery.schemas.errors import LeaseLost
+from rookery.schemas.errors import JournalError, LeaseLost
 from rookery.schemas.journal import Claim
-from rookery.streams.core.partition import CommitBatch, NotContiguous, Partition
+from rookery.streams.core.partition import CommitBatch, NotContiguous, Partition, WrongPosition
 from rookery.streams.engine.recovery import recover
 from rookery.streams.log import Lease
 
@@ -57,13 +57,17 @@ class Ownership:
         self._task: asyncio.Task[None] | None = None  # recovery or confirmation
         self._append: asyncio.Task[None] | None = None  # the batch in flight
         self._verifying = False
+        self._failures = 0  # leases lost and recoveries failed since the last acknowledged batch
 
     @property
     def is_settled(self) -> bool:
         """Whether all that turns have done is committed and sent."""
         partition = self.partition
         return partition is None or (
-            partition.flight is None and not partition.finished and partition.outbox.is_empty
+            partition.flight is None
+            and not partition.finished
+            and partition.outbox.is_empty
+            and partition.is_written
         )
 
     @property
@@ -90,37 +94,43 @@ class Ownership:
 
     def recover(self) -> None:
         """Claim the journal partition and rebuild it, in the background."""
-        self._task = asyncio.create_task(self._regain(confirmed=True), name=f"rookery-recover-{self.number}")
+        self._start(confirmed=True)
+
+    def _start(self, confirmed: bool) -> None:
+        self._task = asyncio.create_task(self._regain(confirmed), name=f"rookery-recover-{self.number}")
+        self._task.add_done_callback(self._engine.watch)
 
     async def _regain(self, confirmed: bool) -> None:
         """Recover, however often another worker gets in between; ends with `drop` if the partition moves away."""
-        engine, failures, delay = self._engine, 0, RETRY_FIRST
+        engine = self._engine
+        if self._failures >= ATTEMPTS_MAX:
+            raise LeaseLost(self.number, f"{self._failures} times in a row, without a commit in between")
+        if self._failures > 1:
+            await asyncio.sleep(min(RETRY_FIRST * 2**self._failures, RETRY_MAX))
         limits, settings = engine.inbound.limits, engine.settings
         while True:
-            if not confirmed:
-                self.phase = Phase.CONFIRMING
-                while not await engine.port.confirm_assignment(self.number):
-                    await asyncio.sleep(CONFIRM_AGAIN)
-            self.phase = Phase.RECOVERING
             claim = Claim(generation=self._generation, worker=self._worker, partitions=settings.partitions)
             try:
+                if not confirmed:
+                    self.phase = Phase.CONFIRMING
+                    while not await engine.port.confirm_assignment(self.number):
+                        await asyncio.sleep(CONFIRM_AGAIN)
+                self.phase = Phase.RECOVERING
                 owned = await recover(engine.port, self.number, limits, claim, engine.router.topics.inboxes)
                 break
             except Exception as error:
-                failures += 1
-                log.warning("recovery of partition %d failed (%d): %s", self.number, failures, error, exc_info=True)
-                if failures == ATTEMPTS_MAX:
-                    engine.fatal(error)
-                    return
-                confirmed = not isinstance(error, LeaseLost)
-                await asyncio.sleep(delay)
-                delay = min(2 * delay, RETRY_MAX)
+                self._failures += 1
+                log.warning("recovery of partition %d failed (%d): %s", self.number, self._failures, error)
+                if self._failures >= ATTEMPTS_MAX or isinstance(error, WrongPosition | JournalError):
+                    raise
+                confirmed = False
+                await asyncio.sleep(min(RETRY_FIRST * 2**self._failures, RETRY_MAX))
         self.partition, self._lease = owned.partition, owned.lease
         self._claimed_at = self._written_at = asyncio.get_running_loop().time()
         self.phase = Phase.RUNNING
         engine.counts["recoveries"] += 1
-        engine.inbound.opened(owned.partition)
         engine.shipper.put(owned.unsent)
+        engine.inbound.opened(owned.partition)
         self.commit()
 
     async def verify(self, generation: int) -> None:
@@ -144,8 +154,8 @@ class Ownership:
             else:
                 self.lost(f"the journal ends at {end}, our last record is {partition.last}")
         except Exception as error:
-            log.warning("could not verify partition %d: %s", self.number, error, exc_info=True)
-            self.lost("its journal can't be read")
+            if not partition.closed:
+                self.lost(f"its journal can't be read: {error}")
         finally:
             self._verifying = False
         self.commit()
@@ -157,7 +167,8 @@ class Ownership:
         log.warning("lost the lease of partition %d: %s", self.number, why)
         self._engine.counts["lost_leases"] += 1
         self._close()
-        self._task = asyncio.create_task(self._regain(confirmed=False), name=f"rookery-regain-{self.number}")
+        self._failures += 1
+        self._start(confirmed=False)
 
     def drop(self, why: str) -> None:
         """The partition is not ours any more."""
@@ -178,8 +189,13 @@ class Ownership:
         self._lease = None
 
     def renew_if_due(self, now: float) -> None:
-        """Acquire anew at least daily: producer ids expire and epochs are short."""
-        if self.partition is not None and now - self._claimed_at >= self._engine.settings.lease_renewal:
+        """Acquire anew at least daily: producer ids expire and epochs are short. Waits for a moment without turns, up
+        to half as long again, since a renewal drops what is not committed."""
+        if self.partition is None:
+            return
+        age, due = now - self._claimed_at, self._engine.settings.lease_renewal
+        idle = all(mailbox.idle for mailbox in self.partition.mailboxes.values())
+        if age >= due * 1.5 or (age >= due and idle and self.is_settled):
             self.lost("time to renew it")
 
     # -- commits ------------------------------------------------------------------------------------------------------
@@ -191,7 +207,13 @@ class Ownership:
             return
         now = asyncio.get_running_loop().time()
         refresh = now - self._written_at >= self._engine.settings.position_refresh
-        batch = partition.build(progress_due, refresh)
+        try:
+            batch = partition.build(progress_due, refresh)
+        except Exception as error:
+            # A defect; what was half built must not be committed by the next batch.
+            log.exception("building a commit batch of partition %d failed", self.number)
+            self.lost(repr(error))
+            return
         if batch is not None:
             self._written_at = now
             self._append = asyncio.create_task(self._commit(partition, lease, batch), name="rookery-commit")
@@ -202,19 +224,19 @@ class Ownership:
             if partition.closed:
                 return
             released = partition.acked(base)
-        except (LeaseLost, NotContiguous) as error:
-            self._append = None
-            if not partition.closed:
-                self.lost(str(error))
-            return
         except Exception as error:
-            # A defect, not a fault of the log: the outcome is unknown all the same.
-            log.exception("commit of partition %d failed", self.number)
-            self._append = None
+            if not isinstance(error, LeaseLost | NotContiguous):
+                # A defect, not a fault of the log: the outcome is unknown all the same.
+                log.exception("commit of partition %d failed", self.number)
+            self._engine.counts["refused_appends"] += 1
             if not partition.closed:
-                self.lost(repr(error))
+                self.lost(str(error) or repr(error))
             return
-        self._append = None
+        finally:
+            if self._append is asyncio.current_task():
+                self._append = None
+        self._failures = 0
+        self._engine.commit_age_sum += asyncio.get_running_loop().time() - self._written_at
         self._engine.shipper.put(released)
         self._engine.inbound.progressed(partition)
         self._engine.committed_batch(self, len(batch.turns))

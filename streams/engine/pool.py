@@ -28,13 +28,15 @@ class Pool:
         queue: RunQueue,
         run_turn: Callable[[Mailbox, int], Awaitable[None]],
         pause: Callable[[bool], None],
+        watch: Callable[[asyncio.Task[None]], None],
         concurrency_max: int,
     ) -> None:
         """`run_turn(mailbox, lane)` never raises but on cancellation of the pool; `pause(drained)` is called whenever a
-        runner is about to give way: `drained` tells that no ready work is left."""
+        runner is about to give way: `drained` tells that no ready work is left. `watch` is the done callback of runners."""
         self._queue = queue
         self._run_turn = run_turn
         self._pause = pause
+        self._watch = watch
         self._concurrency_max = concurrency_max
         self._runners: set[asyncio.Task[None]] = set()
         self._idle: list[asyncio.Future[None]] = []
@@ -76,12 +78,8 @@ class Pool:
         if len(self._runners) < self._concurrency_max:
             task = self._loop.create_task(self._run(), name="rookery-turns")
             self._runners.add(task)
-            task.add_done_callback(self._gone)
-
-    def _gone(self, task: asyncio.Task[None]) -> None:
-        self._runners.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            log.critical("a turn runner failed", exc_info=task.exception())
+            task.add_done_callback(self._runners.discard)
+            task.add_done_callback(self._watch)
 
     async def _run(self) -> None:
         me = asyncio.current_task()

@@ -46,7 +46,7 @@ async def recover(
         fold.apply(records)
     recovered = fold.recovered(base)
     bounds = await port.inbox_bounds(number)
-    partition = Partition(number, claim.partitions, recovered, [start for start, _ in bounds], limits)
+    partition = Partition(number, claim.partitions, recovered, bounds, limits)
     for lane, (start, _) in enumerate(bounds):
         progress, read = partition.lanes[lane], EnvelopeReader(inboxes[lane], number, lane)
         async for inbox in port.read_inbox(number, lane, max(start, progress.prefix - limits.dedup_window), progress.prefix):
@@ -55,7 +55,8 @@ async def recover(
                     envelope = read(record)
                 except EnvelopeError:
                     continue
-                if not envelope.delivery.sequence and envelope.id:
+                delivery = envelope.delivery
+                if not (delivery.sequence and delivery.source < claim.partitions) and envelope.id:
                     progress.remember(record.offset, envelope.id)
     unsent = [released for slot in recovered.unsent for released in partition.release(slot.number, slot.messages)]
     log.info(

@@ -7,13 +7,15 @@ from collections.abc import Callable, Iterable
 from rookery.streams.core.outbox import Destination, DestinationQueue, Group
 from rookery.streams.core.partition import MESSAGE_OVERHEAD
 from rookery.streams.core.routing import Topics
-from rookery.streams.log import Log, NoSuchTopic, ShipFailed
+from rookery.streams.log import Log, NoSuchTopic
 
 log = logging.getLogger(__name__)
 
 # Between attempts at the same head: doubled from the first to the second, in seconds. Attempts end only with the
 # partition, since a committed message is never skipped; the ring bounds what queues up meanwhile.
 RETRY_FIRST, RETRY_MAX = 0.05, 2.0
+# A client whose topic refuses this often is given up, or it would fill the ring and stall all who send; about 20 s.
+REPLY_ATTEMPTS_MAX = 15
 
 
 class Shipper:
@@ -56,16 +58,20 @@ class Shipper:
 
     async def _ship(self, destination: Destination, queue: DestinationQueue) -> None:
         topic, partition = destination
-        delay = RETRY_FIRST
+        delay, failures = RETRY_FIRST, 0
         try:
             while messages := queue.take(self._batch_bytes_max, MESSAGE_OVERHEAD):
                 try:
                     await self._port.ship(topic, partition, messages)
                     self.shipped_count += len(messages)
-                except (ShipFailed, NoSuchTopic) as error:
-                    if isinstance(error, NoSuchTopic) and self._topics.is_replies(topic):
+                except Exception as error:
+                    # Whatever it is, the same head goes again: a message that is skipped is lost for ever, since its
+                    # receiver takes it for a repeat when it comes after later ones. Only a client may be given up.
+                    failures += 1
+                    gone = isinstance(error, NoSuchTopic) or failures >= REPLY_ATTEMPTS_MAX
+                    if gone and self._topics.is_replies(topic):
                         self.dropped_count += len(messages)
-                        log.info("dropped %d replies: topic %s does not exist", len(messages), topic)
+                        log.warning("dropped %d replies to %s: %s", len(messages), topic, error or "no such topic")
                         queue.settle()
                         self._settled()
                         continue
@@ -74,7 +80,7 @@ class Shipper:
                     await asyncio.sleep(delay)
                     delay = min(delay * 2, RETRY_MAX)
                     continue
-                delay = RETRY_FIRST
+                delay, failures = RETRY_FIRST, 0
                 queue.settle()
                 self._settled()
         finally:

@@ -18,7 +18,7 @@ from rookery.agents.system import handle_system, read_spawn
 from rookery.agents.types import AgentType, Registry
 from rookery.schemas.address import parse
 from rookery.schemas.envelope import Envelope
-from rookery.schemas.errors import AgentStopped, BatchTooLarge, Expired
+from rookery.schemas.errors import AgentStopped, BatchTooLarge, Expired, NotSpawned
 from rookery.schemas.journal import RETIRED, decode_agent, encode_agent
 from rookery.schemas.system import PREFIX, SPAWN, STOP
 from rookery.streams.core.mailbox import Item, Mailbox
@@ -42,25 +42,30 @@ class TurnRunner:
         dead_letters: DeadLetters,
         partition_of: Callable[[int], Partition | None],
         now_ns: Callable[[], int],
+        clock: Callable[[], float],
         new_id: Callable[[], str],
         message_bytes_max: int,
         observe: Callable[[Mailbox, int, float, bool], None],
     ) -> None:
-        """`observe(mailbox, lane, seconds, failed)` is told of each turn."""
+        """`now_ns` is the wall clock, `clock` monotonic seconds; `observe(mailbox, lane, seconds, failed)` is told of each turn."""
         self._registry = registry
         self._router = router
         self._dead_letters = dead_letters
         self._partition_of = partition_of
         self._now_ns = now_ns
+        self._clock = clock
         self._new_id = new_id
         self._message_bytes_max = message_bytes_max
         self._observe = observe
+        self.stopping = False  # cancellations come from the pool's end, not from handlers
 
     async def run(self, mailbox: Mailbox, lane: int) -> None:
         """Run the turn of the first message of a lane. Never raises, but for the cancellation of a runner at rest."""
         partition = self._partition_of(mailbox.partition)
         if partition is None:
             return
+        if mailbox.spawn_lane is not None:
+            lane, mailbox.spawn_lane = mailbox.spawn_lane, None
         item = mailbox.lanes[lane].popleft()
         envelope = item.envelope
         started = time.perf_counter()
@@ -72,11 +77,19 @@ class TurnRunner:
             if mailbox.closed:
                 _uncancel()
                 return
+            if self.stopping:
+                raise
             finished = self._fail(partition, mailbox, lane, item, error)
         except Exception as error:
+            if mailbox.closed:
+                _uncancel()
+                return
             finished = self._fail(partition, mailbox, lane, item, error)
-        if not mailbox.closed:
-            partition.finish(finished)
+        if mailbox.closed:
+            _uncancel()
+            return
+        partition.finish(finished)
+        mailbox.used_at = self._clock()
         self._observe(mailbox, lane, time.perf_counter() - started, failed)
 
     async def _turn(self, partition: Partition, mailbox: Mailbox, lane: int, item: Item) -> Finished:
@@ -84,6 +97,7 @@ class TurnRunner:
         if envelope.deadline and envelope.deadline < now_ns:
             raise Expired(mailbox.address, envelope.deadline)
         message_type = envelope.type
+        fresh = mailbox.agent is None and mailbox.state is None and mailbox.key not in partition.store
         if mailbox.agent is None:
             await self._activate(partition, mailbox, envelope, now_ns)
         else:
@@ -93,7 +107,10 @@ class TurnRunner:
         if message_type.startswith(PREFIX):
             if message_type == STOP:
                 return await self._stop(partition, mailbox, lane, item)
-            result = handle_system(kind, agent, context, envelope)
+            if message_type == SPAWN and not fresh:
+                result = None  # spawned before: the same answer, and on_spawn does not run again
+            else:
+                result = handle_system(kind, agent, context, envelope)
             if isawaitable(result):
                 result = await result
         else:
@@ -123,16 +140,20 @@ class TurnRunner:
         if mailbox.stopped:
             raise AgentStopped(mailbox.address)
         stored = partition.store.get(mailbox.key)
-        if stored is not None:
+        if mailbox.state is not None:  # not committed yet: newer than the store
+            kind, state = mailbox.kind, mailbox.state
+        elif stored is not None:
             record = decode_agent(stored)
             if record.flags & RETIRED:
                 raise AgentStopped(mailbox.address)
-            kind = self._registry.get(record.type)
-            state: bytes | None = record.state
+            kind, state = self._registry.get(record.type), record.state
         else:
             if envelope.type == SPAWN:
                 mailbox.kind_name = read_spawn(envelope).type
-            kind = self._registry.get(mailbox.kind_name or parse(mailbox.address)[0] or "")
+            name = mailbox.kind_name or parse(mailbox.address)[0]
+            if not name:
+                raise NotSpawned(mailbox.address, 0.0)  # its spawn came and was refused
+            kind = self._registry.get(name)
             state = None
         context = TurnContext(mailbox.address, self._new_id, self._message_bytes_max)
         agent = kind.create(context)
@@ -140,13 +161,13 @@ class TurnRunner:
             state = kind.dump(agent)
         else:
             kind.load(agent, state)
-        mailbox.kind, mailbox.context, mailbox.state = kind, context, state
+        mailbox.kind, mailbox.context = kind, context
         context.begin(envelope, now_ns)
         if kind.has_activate:
             result: Any = agent.on_activate()
             if isawaitable(result):
                 await result
-        mailbox.agent = agent
+        mailbox.agent, mailbox.state = agent, state
 
     async def _stop(self, partition: Partition, mailbox: Mailbox, lane: int, item: Item) -> Finished:
         """End the agent for good: what comes later is refused, and its record goes once the stop is settled."""
@@ -161,16 +182,26 @@ class TurnRunner:
             sends.append(reply)
         record = encode_agent(kind.name, kind.state_version, RETIRED, b"")
         finished = Finished(mailbox, lane, item.offset, record, [self._router.sent(send) for send in sends])
+        if not partition.fits(finished):
+            raise BatchTooLarge(finished.size, partition.limits.batch_bytes_max, mailbox.address)
         if not mailbox.closed:
-            mailbox.agent, mailbox.stopped = None, True
-            partition.retiring[mailbox.address] = (lane, item.offset)
+            partition.stopped(mailbox, lane, item.offset)
         return finished
 
     def _fail(self, partition: Partition, mailbox: Mailbox, lane: int, item: Item, error: BaseException) -> Finished:
         """The effects of a turn that failed: a dead letter, and an error reply if it was asked."""
-        if mailbox.agent is not None:
+        if mailbox.context is not None:
             mailbox.context.take()
-            mailbox.kind.load(mailbox.agent, mailbox.state)
+        if mailbox.agent is not None:
+            try:
+                mailbox.kind.load(mailbox.agent, mailbox.state)
+            except Exception:
+                # It stored what its class does not declare; each message will say so until the class is mended.
+                log.exception("the state of %s can't be read back", mailbox.address)
+                mailbox.agent = None
+        if item.envelope.type == SPAWN and not mailbox.unsettled and mailbox.key not in partition.store:
+            mailbox.agent = mailbox.state = None  # refused: there is no such agent
+            mailbox.kind_name = ""
         return self._dead_letters.finished(partition, lane, item, error, mailbox)
 
     async def passivate(self, partition: Partition, mailbox: Mailbox) -> None:

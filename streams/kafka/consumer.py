@@ -17,10 +17,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from faust.events import Event
+from faust.transport.consumer import Fetcher as FaustFetcher
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, Message
+from mode import Service
 
 from rookery.streams.engine.engine import Engine
+from rookery.streams.kafka.reader import stop_consumer
 
 if TYPE_CHECKING:
     from rookery.streams.kafka.app import App
@@ -51,6 +54,12 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             return confirmed
 
         coordinator._do_heartbeat = watched
+
+    async def on_thread_stop(self) -> None:
+        """Leave the group; bounded, since aiokafka may wait for ever when a rebalance is under way."""
+        await driver.ConsumerThread.on_thread_stop(self)
+        if self._consumer is not None:
+            await stop_consumer(self._consumer, self.app.conf.broker_session_timeout)
 
     async def fetch(self, seeks: Mapping[TP, int], active: set[TP], timeout: float, records_max: int) -> dict[TP, Any]:
         """Apply seeks, then fetch; one call, so that nothing fetched before a seek can come after it."""
@@ -191,7 +200,22 @@ class Consumer(driver.Consumer):
         """Faust's own check counts acks, which are of no account here."""
 
 
+class Fetcher(FaustFetcher):
+    """Faust's fetch service; a stop that meets a rebalance ends it like any other stop.
+
+    Faust's own crashes then, for a supervisor that was never set, and takes the worker's exit code with it.
+    """
+
+    @Service.task
+    async def _fetcher(self) -> None:
+        try:
+            await cast("Consumer", self.app.consumer)._drain_messages(self)
+        finally:
+            self.set_shutdown()
+
+
 class Transport(driver.Transport):
     """Faust's aiokafka transport with our consumer."""
 
     Consumer = Consumer
+    Fetcher = Fetcher

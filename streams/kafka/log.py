@@ -7,6 +7,7 @@ then. A repeat can follow such a failure; receivers drop it by its source's sequ
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -37,6 +38,8 @@ MISSING_REMEMBERED = 5.0
 # Bound of what is remembered about targets: identities and missing topics; old ones are dropped first.
 TARGETS_MAX = 10_000
 
+CLUSTER_LOG = logging.getLogger("aiokafka.cluster")
+
 
 class Group(Protocol):
     """The consumer group membership that feeds the engine; the Faust consumer."""
@@ -58,6 +61,19 @@ class Group(Protocol):
         ...
 
 
+class _DepartedClients(logging.Filter):
+    """Keeps aiokafka from calling it an error that a client has left with its reply topic."""
+
+    def __init__(self, topics: Topics) -> None:
+        super().__init__()
+        self._topics = topics
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is worth a line."""
+        args = record.args
+        return not (isinstance(args, tuple) and args and self._topics.is_replies(str(args[0])))
+
+
 class KafkaLog:
     """The log of one worker: leases, journals, inboxes and the outbox; between `start()` and `stop()`.
 
@@ -77,10 +93,12 @@ class KafkaLog:
         self._lookup: AIOKafkaConsumer | None = None
         self._readers = Readers(client_kwargs, patience=append_timeout)
         self._identities: dict[tuple[str, int], Identity] = {}
+        self._quiet = _DepartedClients(topics)
         self._missing: dict[str, float] = {}  # topic -> when to look again, monotonic seconds
 
     async def start(self) -> None:
         """Connect; raises KafkaConnectionError when no broker answers."""
+        CLUSTER_LOG.addFilter(self._quiet)
         # Half of the bound for a request, so that one try can fail and be repeated within it.
         self._journal = plain_producer(self._client_kwargs, self._timeout / 2)
         self._outbox = plain_producer(self._client_kwargs, self._timeout / 2)
@@ -101,6 +119,7 @@ class KafkaLog:
             stopping.append(stop_consumer(self._lookup, self._timeout))
         self._journal = self._outbox = self._lookup = None
         await asyncio.gather(*stopping)
+        CLUSTER_LOG.removeFilter(self._quiet)
 
     def attach(self, group: Group) -> None:
         """Name the consumer that `seek`, `pause`, `resume` and `confirm_assignment` speak to."""

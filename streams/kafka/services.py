@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import itertools
 import logging
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from faust.app.base import BootStrategy as FaustBootStrategy
 from faust.tables.manager import TableManager as FaustTableManager
+from faust.tables.recovery import RebalanceAgain, ServiceStopped
 from faust.tables.recovery import Recovery as FaustRecovery
 from mode import Service
 
@@ -70,7 +72,7 @@ class EngineService(Service):
             log.info("made topics: %s", ", ".join(made))
         self._log = KafkaLog(app.topic_names, app.client_kwargs)
         await self._log.start()
-        self._log.attach(cast(Any, app.consumer))
+        self._log.attach(cast("Any", app.consumer))
         self._engine = Engine(
             settings,
             app.registry,
@@ -144,7 +146,9 @@ class Recovery(FaustRecovery):
             mine = {tp.partition for tp in app.consumer.assignment() if tp.topic == inbox}
             await app.engine.assigned(mine, generation)
             if not self.signal_recovery_start.is_set():
-                await self._resume_streams(generation_id=generation)
+                # Faust ends the wait in there by exceptions when the worker stops or the next rebalance is over.
+                with contextlib.suppress(RebalanceAgain, ServiceStopped):
+                    await self._resume_streams(generation_id=generation)
 
     @Service.task
     async def _slurp_changelogs(self) -> None:
@@ -166,4 +170,4 @@ class TableManager(FaustTableManager):
         """The recovery service."""
         if self._recovery is None:
             self._recovery = Recovery(self.app, self, beacon=self.beacon, loop=self.loop)
-        return cast(Recovery, self._recovery)
+        return cast("Recovery", self._recovery)

@@ -84,7 +84,8 @@ def specs(settings: TopicSettings) -> tuple[TopicSpec, ...]:
         "message.timestamp.type": "LogAppendTime",
         "min.compaction.lag.ms": str(COMPACTION_LAG_MS),
         "delete.retention.ms": str(TOMBSTONES_KEPT_MS),
-        "max.message.bytes": str(size),
+        # A dead letter leaves through an outbox slot in here.
+        "max.message.bytes": str(size + DEAD_LETTER_EXTRA_BYTES),
     }
     dead = {
         "cleanup.policy": "delete",

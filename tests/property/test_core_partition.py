@@ -24,7 +24,7 @@ DESTINATIONS: list[Destination] = [("t", 0), ("t", 1), ("u", 0)]
 
 def fresh(limits: Limits = LIMITS, **recovered: object) -> Partition:
     fields = {"position": None, "store": {}, "unsent": [], "repair": {}, "ignored_count": 0} | recovered
-    return Partition(NUMBER, PARTITIONS, Recovered(CLAIM_OFFSET, **fields), [0, 0, 0], limits)  # type: ignore[arg-type]
+    return Partition(NUMBER, PARTITIONS, Recovered(CLAIM_OFFSET, **fields), [(0, 10**6)] * 3, limits)  # type: ignore[arg-type]
 
 
 def message(destination: Destination, text: str, size: int = 10) -> Sent:
@@ -222,7 +222,7 @@ def test_a_full_ring_stops_what_sends_and_what_the_same_agents_did_after_and_not
     assert batch is not None
     assert batch.records.keys() == {b"A/1", POSITION}
     lane = position_of(batch).lanes[1]
-    assert (lane.prefix, lane.done) == (2, [(4, 5)])
+    assert (lane.prefix, lane.ranges()) == (2, [(4, 5)])
     assert acked(partition, batch) == []
     assert partition.build(progress_due=True) is None, "nothing can be written until a slot is free"
     settle(groups[0])
@@ -319,7 +319,7 @@ def test_a_tombstone_waits_until_everything_before_the_stop_is_settled() -> None
     progress = partition.lanes[1]
     assert progress.admit_outside("")  # of the other agent, in flight
     stop = turn(partition, agent, b"retired")
-    partition.retiring[agent.address] = (stop.lane, stop.offset)
+    partition.retiring[agent.address] = (0, stop.offset + 1, 0)
     batch = partition.build()
     assert batch is not None
     assert batch.records[agent.key] == b"retired", "until then a repeat must find the agent stopped"
@@ -338,7 +338,7 @@ def test_a_tombstone_waits_for_the_agent_to_be_idle() -> None:
     partition = fresh()
     (agent,) = mailboxes(partition, 1)
     stop = turn(partition, agent, b"retired")
-    partition.retiring[agent.address] = (stop.lane, stop.offset)
+    partition.retiring[agent.address] = (0, stop.offset + 1, 0)
     agent.running = True
     batch = partition.build()
     assert batch is not None

@@ -54,11 +54,11 @@ def test_random_completion_orders_give_the_prefix_and_ranges_of_a_naive_set(seed
         in_flight = order[middle:]
         prefix = min(in_flight, default=end)
         assert progress.prefix == prefix
-        assert progress.position().done == ranges({offset for offset in order[:middle] if offset > prefix})
+        assert progress.position().ranges() == ranges({offset for offset in order[:middle] if offset > prefix})
         for offset in in_flight:
             progress.done(offset)
         progress.advance()
-        assert (progress.prefix, progress.position().done, progress.fetched_count) == (end, [], 0)
+        assert (progress.prefix, progress.position().done, progress.fetched_count) == (end, b"", 0)
 
 
 @given(st.data())
@@ -81,7 +81,7 @@ def test_admission_and_completion_interleave(data: st.DataObject) -> None:
         elif step == "advance":
             progress.advance()
             assert progress.prefix == min(in_flight, default=progress.next)
-            assert progress.position().done == ranges({offset for offset in done if offset > progress.prefix})
+            assert progress.position().ranges() == ranges({offset for offset in done if offset > progress.prefix})
 
 
 def test_records_done_above_one_in_flight_are_not_passed() -> None:
@@ -92,7 +92,7 @@ def test_records_done_above_one_in_flight_are_not_passed() -> None:
         progress.done(offset)
     progress.advance()
     assert progress.prefix == 2585
-    assert progress.position().done == [(2586, 2590)]
+    assert progress.position().ranges() == [(2586, 2590)]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -111,7 +111,7 @@ def test_a_long_lane_forgets_what_is_settled_and_still_counts_right(seed: int) -
         assert progress.prefix == min(in_flight, default=progress.next)
         open_offsets = set(in_flight)
         above = {offset for offset in range(progress.prefix, progress.next) if offset not in open_offsets}
-        assert progress.position().done == ranges(above)
+        assert progress.position().ranges() == ranges(above)
 
 
 # -- what is a repeat -------------------------------------------------------------------------------------------------
@@ -206,7 +206,7 @@ def test_every_restart_decides_every_record_as_the_log_says(seed: int) -> None:
                 stored = progress.position()
             elif move < 0.97:
                 progress = restart(stored, log, window)
-                settled = {*range(stored.prefix), *(o for start, end in stored.done for o in range(start, end))}
+                settled = {*range(stored.prefix), *(o for start, end in stored.ranges() for o in range(start, end))}
                 in_flight = []
             if progress.next == len(log) and not in_flight:
                 break
@@ -227,7 +227,7 @@ def test_what_is_stored_was_seen_below_the_prefix_only() -> None:
     progress.done(1)
     progress.advance()
     stored = progress.position()
-    assert (stored.prefix, stored.done, list(stored.seen)) == (0, [(1, 2)], [0, 0, 0])
+    assert (stored.prefix, stored.ranges(), list(stored.seen)) == (0, [(1, 2)], [0, 0, 0])
     again = LaneProgress(stored, 10)
     assert again.admit(0, 1), "in flight at the crash: has to be handled again"
     assert not again.admit(0, 2), "done before the crash"

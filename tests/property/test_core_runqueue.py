@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rookery.streams.core.mailbox import LANES, Item, Mailbox
-from rookery.streams.core.runqueue import WEIGHTS, RunQueue
+from rookery.streams.core.runqueue import CYCLE, RunQueue
 
 ITEM = cast("Item", object())  # the queue doesn't look into items
 LOW, NORMAL, HIGH = range(LANES)
@@ -176,4 +176,4 @@ def test_an_agent_with_work_that_does_not_run_is_always_queued(seed: int) -> Non
 
 
 def test_the_weights_are_the_promised_ones() -> None:
-    assert (WEIGHTS[HIGH], WEIGHTS[NORMAL], WEIGHTS[LOW]) == (8, 3, 1)
+    assert (CYCLE.count(HIGH), CYCLE.count(NORMAL), CYCLE.count(LOW)) == (8, 3, 1)

@@ -168,8 +168,7 @@ def positions(draw: st.DrawFn) -> Position:
     lanes = []
     for _ in range(3):
         prefix = draw(st.integers(0, 2**62))
-        bounds = sorted(draw(st.sets(st.integers(prefix, prefix + 2**32 - 1), max_size=8)))
-        done = list(zip(bounds[::2], bounds[1::2], strict=False))
+        done = bytes(draw(st.lists(st.integers(0, 1), max_size=40)))
         lanes.append(LanePosition(prefix, done, array("Q", [draw(U64) for _ in range(partitions)])))
     return Position(lanes, draw(U64), draw(U64), draw(U64), draw(U32), partitions)
 

@@ -33,9 +33,9 @@ from rookery.schemas.journal import (
 )
 
 LANES = [
-    LanePosition(100, [(101, 103), (110, 111)], array("Q", [0, 5, 2**64 - 1])),
+    LanePosition(100, b"\0\1\1\0\0\0\0\0\0\0\1", array("Q", [0, 5, 2**64 - 1])),
     LanePosition.fresh(7, 3),
-    LanePosition(2**62, [(2**62 + 9, 2**62 + 10)], array("Q", [1, 2, 3])),
+    LanePosition(2**62, bytes(9) + b"\1", array("Q", [1, 2, 3])),
 ]
 POSITIONS = Position(LANES, next_slot=9, next_sequence=44, sent_through=6, ring=64, partitions=3)
 SLOT = Slot(9, {("a.inbox.high", 1): [(b"A/1", b"one"), (None, b""), (b"", b"x")], ("a.deadletter", 0): [(b"k", b"v")]})
@@ -85,11 +85,13 @@ def test_a_slot_names_each_destination_once() -> None:
         decode_slot(data.replace(b"t\x02", b"t\x01"))
 
 
-def test_done_ranges_must_ascend() -> None:
-    for done in ([(101, 101)], [(105, 107), (106, 109)]):
-        lanes = [LanePosition(100, done, array("Q", [0])), LanePosition.fresh(0, 1), LanePosition.fresh(0, 1)]
-        with pytest.raises(JournalError, match="ascend"):
-            decode_position(encode_position(Position(lanes, 1, 1, 0, 64, 1)))
+def test_done_flags_take_a_bit_each_and_no_more_than_counted() -> None:
+    lanes = [LanePosition(100, b"\0\1\1", array("Q", [0])), LanePosition.fresh(0, 1), LanePosition.fresh(0, 1)]
+    data = encode_position(Position(lanes, 1, 1, 0, 64, 1))
+    assert decode_position(data).lanes[0].ranges() == [(101, 103)]
+    assert data.count(b"\3\0\0\0\6") == 1
+    with pytest.raises(JournalError, match="more done flags"):
+        decode_position(data.replace(b"\3\0\0\0\6", b"\3\0\0\0\x0e"))
 
 
 def test_a_position_has_one_sequence_for_each_partition() -> None:
@@ -105,10 +107,10 @@ def test_the_layout_stays() -> None:
         "010900000000000000010000000100740100000002000000"  # head, topic, partition, count
         "01000000ffffffff01000000000000006b76"
     )
-    lane = LanePosition(3, [(5, 7)], array("Q", [8]))
+    lane = LanePosition(3, b"\0\0\1\1", array("Q", [8]))
     assert encode_position(Position([lane] * 3, 1, 2, 0, 64, 1)).hex() == (
         "010100000040000000010000000000000002000000000000000000000000000000"
-        + 3 * "03000000000000000100000002000000040000000800000000000000"
+        + 3 * "0300000000000000040000000c0800000000000000"
     )
 
 
