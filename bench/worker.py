@@ -7,6 +7,7 @@ import asyncio
 import json
 import os
 import resource
+import sys
 import time
 from typing import Any
 
@@ -48,4 +49,4 @@ async def measure() -> None:
         "rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "sequence": total,
     }
-    print("RESULT " + json.dumps(result), flush=True)
+    print("RESULT " + json.dumps(result), file=sys.__stdout__, flush=True)  # Faust redirects sys.stdout to its log

@@ -199,9 +199,10 @@ class Client:
         """Nanoseconds since the epoch."""
         return time.time_ns()
 
-    def statistics(self) -> dict[str, int]:
-        """Asks that wait, and replies that came too late."""
-        return {"pending": self._call.pending_count, "late_replies": self._call.late_count}
+    @property
+    def late_count(self) -> int:
+        """Replies that came after their ask had given up, or twice."""
+        return self._call.late_count
 
     # -- inside -------------------------------------------------------------------------------------------------------
 

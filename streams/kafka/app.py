@@ -21,13 +21,15 @@ from faust.exceptions import SecurityWarning
 
 from rookery.agents import Agent
 from rookery.agents.types import Registry
+from rookery.ops.metrics import Metrics
 from rookery.ops.settings import Settings
 from rookery.schemas.envelope import Priority
-from rookery.streams.core.mailbox import Mailbox
 from rookery.streams.core.routing import Topics
 from rookery.streams.engine.engine import Engine
 from rookery.streams.kafka.consumer import Transport
 from rookery.streams.kafka.services import BootStrategy, EngineService, TableManager
+from rookery.streams.web import SETTINGS as WEB_SETTINGS
+from rookery.streams.web import add_pages
 
 # Leaving the group over a slow loop is our own decision, not aiokafka's; seconds.
 POLL_INTERVAL_MAX = 86_400.0
@@ -72,9 +74,7 @@ def presets(settings: Settings) -> dict[str, Any]:
         "web_bind": settings.web_host,
         "web_host": settings.web_host,
         "web_port": settings.web_port or free_port(settings.web_host),
-        "web_tables_enabled": False,
-        "web_stats_enabled": False,
-        "web_graph_enabled": False,
+        **WEB_SETTINGS,
         "autodiscover": False,
         "TableManager": TableManager,
     }
@@ -111,6 +111,9 @@ class App(faust.App):
         # Co-partitions the journal with the inboxes, and keeps Faust's assignor in use.
         self.Table("journal", partitions=self.settings.partitions)
         self.engine_service = EngineService(self)
+        self.metrics = Metrics(self.settings.metrics_agents_max)
+        self.metrics.attach(lambda: self.engine_service.statistics)
+        add_pages(self, self.metrics, lambda: self.engine_service.running)
         for priority in Priority:
             self._add_processor(priority)
 
@@ -118,9 +121,6 @@ class App(faust.App):
     def engine(self) -> Engine:
         """The running engine; raises NotBound before it is started."""
         return self.engine_service.engine
-
-    def observe(self, mailbox: Mailbox, lane: int, seconds: float, failed: bool) -> None:
-        """Told of each turn; metrics listen here."""
 
     def _add_processor(self, priority: Priority) -> None:
         """One Faust agent for each inbox; each of its events is what one fetch brought of one partition."""

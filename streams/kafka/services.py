@@ -59,9 +59,16 @@ class EngineService(Service):
         return self._engine
 
     @property
+    def running(self) -> Engine | None:
+        """The running engine, None before it is started."""
+        return self._engine
+
+    @property
     def statistics(self) -> dict[str, Any]:
         """Of the engine; empty before it is started."""
-        return {} if self._engine is None else self._engine.statistics()
+        if self._engine is None or self._client is None:
+            return {}
+        return {**self._engine.statistics(), "late_replies": self._client.late_count}
 
     async def on_start(self) -> None:
         """Check the ground, make topics, connect. Raises IncompatibleVersion, WrongTopic, ConfigurationError."""
@@ -80,7 +87,7 @@ class EngineService(Service):
             worker=app.worker_name,
             now_ns=time.time_ns,
             new_id=id_source(),
-            observe=app.observe,
+            observe=app.metrics.observer,
         )
         await self._engine.start()
         self._client = Client(settings.app_id, engine=self._engine, settings=settings)
