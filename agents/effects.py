@@ -32,11 +32,12 @@ class HasId(Protocol):
 
 
 class Outgoing(NamedTuple):
-    """One message that a turn sends: `body` is an envelope that is not sealed yet."""
+    """One message that a turn sends: `body` is an envelope that is not sealed yet. A reply knows its conversation."""
 
     target: str
-    priority: Priority
+    priority: int
     body: bytes
+    correlation_id: str = ""
 
 
 def address_of(target: str | HasId) -> str:
@@ -173,9 +174,14 @@ def _reply(
 ) -> Outgoing:
     type_name, content_type, payload = message
     # Another language's client may have written any number; the lane that it came by counts, not this.
-    priority = Priority(envelope.priority) if 0 <= envelope.priority < len(Priority) else Priority.NORMAL
-    if _TRACE in envelope.headers:
-        headers = {_TRACE: envelope.headers[_TRACE], **(headers or {})}
+    priority: int = envelope.priority
+    if not 0 <= priority < len(Priority):
+        priority = Priority.NORMAL
+    message_headers = envelope.headers
+    if message_headers and _TRACE in message_headers:
+        headers = {_TRACE: message_headers[_TRACE], **(headers or {})}
+    cause = envelope.id
+    correlation_id = envelope.correlation_id or cause
     body = encode_body(
         envelope.target,
         target,
@@ -185,8 +191,8 @@ def _reply(
         message_id,
         type_name,
         content_type,
-        correlation_id=envelope.correlation_id or envelope.id,
-        causation_id=envelope.id,
+        correlation_id=correlation_id,
+        causation_id=cause,
         headers=headers,
     )
-    return Outgoing(target, priority, body)
+    return Outgoing(target, priority, body, correlation_id)

@@ -196,7 +196,9 @@ class Partition:
 
     def fits(self, finished: Finished) -> bool:
         """Whether a turn fits one commit batch at all; checked before its effects are accepted."""
-        return finished.size + self._fixed_size() <= self.limits.batch_bytes_max
+        most = self.limits.batch_bytes_max
+        # The exact size of the rest is worked out only for turns that come near the bound.
+        return finished.size <= most // 4 or finished.size + self._fixed_size() <= most
 
     def finish(self, finished: Finished) -> None:
         """Accept the effects of a finished turn."""

@@ -20,6 +20,8 @@ class Unrouted(Protocol):
     def priority(self) -> int: ...
     @property
     def body(self) -> bytes: ...
+    @property
+    def correlation_id(self) -> str: ...
 
 
 class Topics:
@@ -48,6 +50,7 @@ class Router:
     def __init__(self, topics: Topics, partitions: int) -> None:
         self.topics = topics
         self.partitions = partitions
+        self._clients: dict[str, Destination] = {}  # reply topics of clients that read envelopes
         self._routes: tuple[dict[str, tuple[Destination, bytes]], ...] = ({}, {}, {})
 
     def inbox(self, target: str, lane: int) -> tuple[Destination, bytes]:
@@ -64,12 +67,18 @@ class Router:
     def sent(self, message: Unrouted) -> Sent:
         """Resolve a message: to an agent's inbox, or to the reply topic of a client in the form that it reads."""
         target = message.target
-        client = parse_client(target) if ":" in target else None
-        if client is None:
-            destination, key = self.inbox(target, message.priority)
-            return Sent(destination, key, message.body, sequenced=True)
-        form, name = client
-        destination = (self.topics.replies(name), 0)
-        envelope = Envelope.FromString(message.body)
-        key = envelope.correlation_id.encode()
-        return Sent(destination, key, envelope.payload if form == "json" else seal(message.body), sequenced=False)
+        destination = self._clients.get(target)
+        if destination is None:
+            client = parse_client(target) if ":" in target else None
+            if client is None:
+                destination, key = self.inbox(target, message.priority)
+                return Sent(destination, key, message.body, True)
+            form, name = client
+            destination = (self.topics.replies(name), 0)
+            if form == "json":
+                key = message.correlation_id.encode()
+                return Sent(destination, key, Envelope.FromString(message.body).payload, False)
+            if len(self._clients) >= _ROUTES_MAX:
+                self._clients.clear()
+            self._clients[target] = destination
+        return Sent(destination, message.correlation_id.encode(), seal(message.body), False)
