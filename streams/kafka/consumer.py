@@ -22,6 +22,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, Message
 from mode import Service
 
+from rookery.schemas.envelope import Priority
 from rookery.streams.engine.engine import Engine
 from rookery.streams.kafka.reader import stop_consumer
 
@@ -30,9 +31,10 @@ if TYPE_CHECKING:
 
 # A fetch without records returns after this, seconds; a seek or the end of a pause waits for it at most.
 FETCH_WAIT = 0.25
-# While agents are ready to run, the next records are fetched only this often, so that what waits stays small and HIGH
-# messages still get through; seconds, and records at a time.
-BUSY_WAIT, BUSY_RECORDS = 0.02, 500
+# While agents are ready to run, the next records are fetched only this often (seconds), and so many of each lane, HIGH
+# first: what waits stays small, HIGH overtakes the backlog of the others, and LOW keeps its share.
+BUSY_WAIT = 0.02
+BUSY_RECORDS = {Priority.HIGH: 3_200, Priority.NORMAL: 1_200, Priority.LOW: 400}
 
 
 class ConsumerThread(driver.AIOKafkaConsumerThread):
@@ -146,14 +148,26 @@ class Consumer(driver.Consumer):
                 if not active and not seeks:
                     await asyncio.sleep(FETCH_WAIT)
                     continue
-                records_max = BUSY_RECORDS if busy else self.app.conf.broker_max_poll_records
-                fetched = await self._thread.fetch(seeks, active, 0.0 if busy else FETCH_WAIT, records_max or 5_000)
-                for tp, records in fetched.items():
-                    if tp not in self._seeks and self.flow_active:
-                        self._deliver(TP(tp.topic, tp.partition), records)
+                if not busy:
+                    await self._fetch(seeks, active, FETCH_WAIT, self.app.conf.broker_max_poll_records or 5_000)
+                    continue
+                inboxes = self._engine.router.topics.inboxes
+                for lane, records_max in BUSY_RECORDS.items():
+                    here = {tp for tp in active if tp.topic == inboxes[lane]}
+                    await self._fetch(seeks, here, 0.0, records_max)
+                    seeks = {}
         except self.consumer_stopped_errors:
             if not self.app.should_stop:
                 raise
+
+    async def _fetch(self, seeks: Mapping[TP, int], active: set[TP], timeout: float, records_max: int) -> None:
+        """Fetch from some partitions once, and hand on what no later seek has made stale."""
+        if not (seeks or active):
+            return
+        fetched = await self._thread.fetch(seeks, active, timeout, records_max)
+        for tp, records in fetched.items():
+            if tp not in self._seeks and self.flow_active:
+                self._deliver(TP(tp.topic, tp.partition), records)
 
     def _take_seeks(self) -> dict[TP, int]:
         """The seeks that can be applied now; others wait until their partition is assigned."""
