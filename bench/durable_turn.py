@@ -93,9 +93,15 @@ async def main() -> None:
     for number in range(arguments.pairs):
         theirs.append(await raw(broker, arguments.count))
         ours.append(await durable(broker, arguments.count))
-        print(f"pair {number + 1}: raw {theirs[-1]['per_s']:,.0f}/s, durable {ours[-1]['per_s']:,.0f}/s", ours[-1], flush=True)
+        print(
+            f"pair {number + 1}: raw {theirs[-1]['per_s']:,.0f}/s, durable {ours[-1]['per_s']:,.0f}/s",
+            ours[-1],
+            flush=True,
+        )
     rate, base = (statistics.median(run["per_s"] for run in runs) for runs in (ours, theirs))
-    print(f"durable turns {rate:,.0f}/s, raw {base:,.0f}/s, ratio {rate / base:.3f} (medians of {arguments.pairs} pairs)")
+    print(
+        f"durable turns {rate:,.0f}/s, raw {base:,.0f}/s, ratio {rate / base:.3f} (medians of {arguments.pairs} pairs)"
+    )
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python -m bench.raw BROKER INPUT_TOPIC OUTPUT_TOPIC_1 OUTPUT_TOPIC_2 COUNT PARTITIONS
 
-Same records, acks, idempotence and batch size as the worker; the clock runs from the first fetch to the last broker ack.
+Same records, acks, idempotence and batch size as the worker; the clock runs from the first fetch to the last ack.
 """
 
 import asyncio

@@ -9,17 +9,19 @@ import os
 import resource
 import sys
 import time
-from typing import Any
+from collections.abc import Sequence
 
 from bench.workload import Counter
 from rookery import App
+from rookery.streams.core.partition import Partition
+from rookery.streams.log import Record
 
 COUNT = int(os.environ.get("BENCH_COUNT", "0"))
 
 app = App(agents=[Counter])
 
 
-@app.task
+@app.task  # type: ignore[untyped-decorator]
 async def measure() -> None:
     """Clock from the first fetch to the last broker ack."""
     engine = app.engine
@@ -27,15 +29,14 @@ async def measure() -> None:
     cpu = 0.0
     take = engine.inbound.take
 
-    def watched(*args: Any) -> None:
+    def watched(partition: Partition, lane: int, records: Sequence[Record]) -> None:
         nonlocal started, cpu
-        if not started:
-            started, cpu = time.perf_counter(), time.process_time()
+        started, cpu = time.perf_counter(), time.process_time()
         engine.inbound.take = take  # type: ignore[method-assign]
-        take(*args)
+        take(partition, lane, records)
 
     engine.inbound.take = watched  # type: ignore[method-assign]
-    while engine.counts["committed_turns"] < COUNT or engine.shipper.shipped_count < COUNT:
+    while engine.counts["committed_turns"] < COUNT or engine.shipper.shipped_count < COUNT:  # noqa: ASYNC110
         await asyncio.sleep(0.005)
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
     total = sum(o.partition.sequence for o in engine._owned.values() if o.partition is not None)

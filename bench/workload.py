@@ -71,7 +71,9 @@ def records(count: int, partitions: int) -> Iterator[tuple[int, bytes, bytes]]:
 
 async def prefill(broker: str, topic: str, count: int, partitions: int) -> None:
     """Write the records to a topic, in large batches."""
-    producer = AIOKafkaProducer(bootstrap_servers=broker, acks="all", max_batch_size=500_000, max_request_size=1_000_000)
+    producer = AIOKafkaProducer(
+        bootstrap_servers=broker, acks="all", max_batch_size=500_000, max_request_size=1_000_000
+    )
     await producer.start()
     try:
         builders = {number: producer.create_batch() for number in range(partitions)}

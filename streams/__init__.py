@@ -1,1 +1,1 @@
-
+"""What runs: the deciding core, the engine, its logs (Kafka, memory), the client, pages."""

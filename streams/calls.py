@@ -64,7 +64,7 @@ class Caller:
         """Of each inbox."""
         return self._router.partitions
 
-    def encode(
+    def encode(  # noqa: PLR0913 - the fields of a message
         self,
         target: str,
         message_type: str,
@@ -103,7 +103,7 @@ class Caller:
         """Send one message; returns once the log has it. Raises MessageTooLarge."""
         await self._produce(*self.encode(target, message_type, content_type, payload, priority=priority, **more))
 
-    async def ask(
+    async def ask(  # noqa: PLR0913 - the fields of a message
         self,
         target: str,
         message_type: str,

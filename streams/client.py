@@ -13,11 +13,11 @@ import logging
 import time
 import uuid
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Self
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import TopicAlreadyExistsError, UnknownTopicOrPartitionError
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import UnknownTopicOrPartitionError
 from aiokafka.producer.message_accumulator import BatchBuilder
 
 from rookery.agents import Agent, AgentHandle, AgentManager
@@ -31,11 +31,10 @@ from rookery.streams.calls import Caller
 from rookery.streams.core.outbox import Destination
 from rookery.streams.core.routing import Router, Topics
 from rookery.streams.engine.engine import Engine
+from rookery.streams.kafka import topics
 
 log = logging.getLogger(__name__)
 
-# Of a client's reply topic: long enough to look at after a crash, in milliseconds.
-REPLIES_RETENTION_MS = 3_600_000
 # A produce request that is not answered by then has failed; milliseconds.
 REQUEST_TIMEOUT_MS = 30_000
 
@@ -75,7 +74,7 @@ class Client:
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
-    async def __aenter__(self) -> "Client":
+    async def __aenter__(self) -> Self:
         """Connect and bind: `AgentManager()` works from here on. Raises WrongTopic if the application has no topics."""
         self._producer = AIOKafkaProducer(
             **self._kafka,
@@ -122,10 +121,9 @@ class Client:
             await self._admin.close()
 
     async def _partition_count(self) -> int:
-        assert self._producer is not None
         topic = self.topics.inboxes[Priority.NORMAL]
         try:
-            return len(await asyncio.wait_for(self._producer.partitions_for(topic), 10.0))
+            return len(await asyncio.wait_for(self._started.partitions_for(topic), 10.0))
         except (UnknownTopicOrPartitionError, TimeoutError):
             raise WrongTopic(
                 topic, "it does not exist", "start a worker of the application, or `faust -A <app> topics create`"
@@ -235,12 +233,7 @@ class Client:
                 return
             topic = self._call.reply_topic
             admin = await self._administer()
-            configs = {"cleanup.policy": "delete", "retention.ms": str(REPLIES_RETENTION_MS)}
-            new = NewTopic(topic, 1, self.settings.replication_factor, topic_configs=configs)
-            try:
-                await admin.create_topics([new])
-            except TopicAlreadyExistsError:
-                pass
+            await topics.create(admin, [topics.replies_spec(self.settings, self.name)])
             consumer = AIOKafkaConsumer(**self._kafka, auto_offset_reset="earliest", enable_auto_commit=False)
             await consumer.start()
             consumer.assign([TopicPartition(topic, 0)])

@@ -26,11 +26,18 @@ class NoSuchTopic(Exception):
 class Record(Protocol):
     """A record as fetched; aiokafka's ConsumerRecord fits without conversion."""
 
-    offset: int
-    key: bytes | None
-    value: bytes | None
-    headers: Sequence[tuple[str, bytes]]
-    timestamp: int  # milliseconds since the Unix epoch
+    @property
+    def offset(self) -> int: ...  # noqa: D102
+    @property
+    def key(self) -> bytes | None: ...  # noqa: D102
+    @property
+    def value(self) -> bytes | None: ...  # noqa: D102
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes]]: ...  # noqa: D102
+    @property
+    def timestamp(self) -> int:
+        """Milliseconds since the Unix epoch."""
+        ...
 
 
 class JournalRecord(NamedTuple):

@@ -125,7 +125,9 @@ class MemoryPort:
         await asyncio.sleep(LATENCY_SECONDS)
         return [(0, len(self.log.records(topic, partition))) for topic in self.log.topics.inboxes]
 
-    async def read_inbox(self, partition: int, lane: int, start: int, stop: int) -> AsyncIterator[Sequence[MemoryRecord]]:
+    async def read_inbox(
+        self, partition: int, lane: int, start: int, stop: int
+    ) -> AsyncIterator[Sequence[MemoryRecord]]:
         """See `Log.read_inbox`."""
         await asyncio.sleep(LATENCY_SECONDS)
         yield self.log.records(self.log.topics.inboxes[lane], partition)[start:stop]

@@ -18,7 +18,7 @@ import asyncio
 import itertools
 import selectors
 from collections.abc import Coroutine, Sequence
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from rookery.agents import Agent, AgentManager
 from rookery.agents.binding import Reply, bind, unbind
@@ -26,9 +26,8 @@ from rookery.agents.types import AgentType, Registry
 from rookery.ops.settings import Settings
 from rookery.schemas.deadletter import DeadLetter, decode_dead_letter
 from rookery.streams.calls import Caller
-from rookery.streams.core.mailbox import LANES
 from rookery.streams.core.outbox import Destination
-from rookery.streams.core.routing import Router
+from rookery.streams.core.routing import Router, Topics
 from rookery.streams.engine.engine import Engine
 from rookery.streams.memory import MemoryLog, MemoryPort, MemoryWorker
 
@@ -91,7 +90,7 @@ class Kit:
         self.registry = Registry()
         for cls in agents:
             self.registry.add(cls)
-        self._router = Router(self._topics(), partitions)
+        self._router = Router(Topics(self.settings.app_id), partitions)
         self.log = MemoryLog(self._router.topics, partitions)
         self._numbers = itertools.count()
         self._worker_count = workers
@@ -120,7 +119,7 @@ class Kit:
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
-    async def __aenter__(self) -> "Kit":
+    async def __aenter__(self) -> Self:
         """Start the workers and bind."""
         for index in range(self._worker_count):
             port = MemoryPort(self.log)
@@ -200,11 +199,6 @@ class Kit:
     def _new_id(self) -> str:
         return f"kit-{next(self._numbers)}"
 
-    def _topics(self) -> Any:
-        from rookery.streams.core.routing import Topics
-
-        return Topics(self.settings.app_id)
-
     async def _produce(self, destination: Destination, key: bytes, value: bytes) -> None:
         self.log.append(*destination, [(key, value)])
 
@@ -227,7 +221,7 @@ class Kit:
 
 def pytest_configure(config: Any) -> None:
     """Declare the marker."""
-    config.addinivalue_line("markers", "rookery: run an async test on virtual time, with a kit for AgentManager() to bind to")
+    config.addinivalue_line("markers", "rookery: run an async test on virtual time, with a kit for AgentManager()")
 
 
 def pytest_pyfunc_call(pyfuncitem: Any) -> bool | None:

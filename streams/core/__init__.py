@@ -1,1 +1,1 @@
-"""What decides: dedup, mailboxes, run queue, progress, journal folding, outbox. Pure: no Faust, no Kafka, no clock, no I/O."""
+"""What decides: dedup, mailboxes, run queue, progress, journal folding, outbox. No Faust, Kafka, clock or I/O."""

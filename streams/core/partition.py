@@ -70,7 +70,9 @@ class Finished:
 
     __slots__ = ("lane", "mailbox", "offset", "sent", "size", "state")
 
-    def __init__(self, mailbox: Mailbox | None, lane: int, offset: int, state: bytes | None, sent: Sequence[Sent]) -> None:
+    def __init__(
+        self, mailbox: Mailbox | None, lane: int, offset: int, state: bytes | None, sent: Sequence[Sent]
+    ) -> None:
         self.mailbox = mailbox
         self.lane = lane
         self.offset = offset
@@ -242,7 +244,8 @@ class Partition:
     def acked(self, base: int) -> list[tuple[Destination, Group]]:
         """The batch in flight is stored at `base`; returns what may be sent now (R6). Raises NotContiguous."""
         batch = self.flight
-        assert batch is not None
+        if batch is None:
+            raise NotContiguous(f"journal {self.number}: an ack without a batch in flight")
         if base != self.last + 1:
             raise NotContiguous(f"journal {self.number}: our batch landed at {base}, expected {self.last + 1}")
         self.last = base + len(batch.records) - 1
@@ -337,7 +340,9 @@ class Partition:
             self.repair.pop(key, None)
         if not self.repair:
             return
-        size = self._fixed_size() + sum(len(key) + len(value or b"") + RECORD_OVERHEAD for key, value in records.items())
+        size = self._fixed_size() + sum(
+            len(key) + len(value or b"") + RECORD_OVERHEAD for key, value in records.items()
+        )
         for key in list(self.repair):
             size += len(self.repair[key] or b"") + len(key) + RECORD_OVERHEAD
             if size > self.limits.batch_bytes_max and records:
@@ -359,7 +364,9 @@ class Partition:
     def _fixed_size(self) -> int:
         """Bytes that every batch may need besides its turns: the position record, done ranges included."""
         flags = sum(lane.flag_count for lane in self.lanes)
-        return 3 * 8 * self.partitions + flags // 8 + (4 + 3 * min(len(self.retiring), TOMBSTONES_MAX)) * RECORD_OVERHEAD
+        return (
+            3 * 8 * self.partitions + flags // 8 + (4 + 3 * min(len(self.retiring), TOMBSTONES_MAX)) * RECORD_OVERHEAD
+        )
 
 
 def _check(position: Position, partitions: int, bounds: Sequence[tuple[int, int]]) -> None:

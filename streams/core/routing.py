@@ -15,13 +15,13 @@ class Unrouted(Protocol):
     """A message as a turn leaves it; agents.effects.Outgoing."""
 
     @property
-    def target(self) -> str: ...
+    def target(self) -> str: ...  # noqa: D102
     @property
-    def priority(self) -> int: ...
+    def priority(self) -> int: ...  # noqa: D102
     @property
-    def body(self) -> bytes: ...
+    def body(self) -> bytes: ...  # noqa: D102
     @property
-    def correlation_id(self) -> str: ...
+    def correlation_id(self) -> str: ...  # noqa: D102
 
 
 class Topics:

@@ -61,7 +61,7 @@ class Engine:
         new_id: Callable[[], str],
         observe: Callable[[Mailbox, int, float, bool], None] = lambda mailbox, lane, seconds, failed: None,
     ) -> None:
-        """`worker` names this process in claims; `now_ns` is the wall clock in nanoseconds, `new_id` makes unique ids."""
+        """`worker` names this process in claims; `now_ns` is the wall clock, `new_id` makes unique ids."""
         self.settings = settings
         self.registry = registry
         self.port = port
@@ -94,7 +94,14 @@ class Engine:
         self._passivation: asyncio.Task[None] | None = None
         self._draining = False
         self.commit_age_sum = 0.0  # seconds, over batches: from building to the ack
-        self.counts = {"commit_batches": 0, "committed_turns": 0, "lost_leases": 0, "recoveries": 0, "refused_appends": 0, "rebalances": 0}
+        self.counts = {
+            "commit_batches": 0,
+            "committed_turns": 0,
+            "lost_leases": 0,
+            "recoveries": 0,
+            "refused_appends": 0,
+            "rebalances": 0,
+        }
 
     # -- called by the driver -----------------------------------------------------------------------------------------
 
@@ -137,7 +144,7 @@ class Engine:
         return None if owned is None else owned.lanes[lane].prefix
 
     async def drain(self, timeout: float) -> bool:
-        """Finish the turns that run, commit and ship, within `timeout` seconds; starts nothing new. True if all went."""
+        """Finish the turns that run, commit and ship within `timeout` seconds; starts no other. True if all went."""
         self._draining = True
         self._pool.drain()
         deadline = self._loop.time() + timeout

@@ -47,7 +47,7 @@ class EnvelopeReader:
 class Inbound:
     """Admits records into partitions and messages into mailboxes."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - the parts of an engine that meet here
         self,
         settings: Settings,
         limits: Limits,
@@ -94,9 +94,8 @@ class Inbound:
     def progressed(self, partition: Partition) -> None:
         """A commit moved prefixes: resume lanes whose window is half empty again."""
         for lane in range(LANES):
-            if (partition.number, lane) in self._paused:
-                if partition.lanes[lane].fetched_count <= self.limits.window_max // 2:
-                    self._resume(partition.number, lane)
+            if partition.lanes[lane].fetched_count <= self.limits.window_max // 2:
+                self._resume(partition.number, lane)
 
     def _resume(self, number: int, lane: int) -> None:
         if (number, lane) in self._paused:
@@ -143,10 +142,12 @@ class Inbound:
         target = item.envelope.target
         try:
             agent_type, _ = parse(target)
-            if partition_of(target, self._router.partitions) != partition.number:
-                raise Misrouted(target, partition.number)
-        except (InvalidAddress, Misrouted) as error:
+        except InvalidAddress as error:
             partition.finish(self._dead_letters.finished(partition, lane, item, error))
+            return None
+        if partition_of(target, self._router.partitions) != partition.number:
+            misrouted = Misrouted(target, partition.number)
+            partition.finish(self._dead_letters.finished(partition, lane, item, misrouted))
             return None
         mailbox = partition.mailboxes[target] = Mailbox(target, partition.number)
         if agent_type is None and mailbox.key not in partition.store:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from rookery.schemas.errors import JournalError, LeaseLost
 from rookery.schemas.journal import Claim
 from rookery.streams.core.partition import CommitBatch, NotContiguous, Partition, WrongPosition
-from rookery.streams.engine.recovery import recover
+from rookery.streams.engine.recovery import Owned, recover
 from rookery.streams.log import Lease
 
 if TYPE_CHECKING:
@@ -64,10 +64,7 @@ class Ownership:
         """Whether all that turns have done is committed and sent."""
         partition = self.partition
         return partition is None or (
-            partition.flight is None
-            and not partition.finished
-            and partition.outbox.is_empty
-            and partition.is_written
+            partition.flight is None and not partition.finished and partition.outbox.is_empty and partition.is_written
         )
 
     @property
@@ -108,16 +105,16 @@ class Ownership:
         if self._failures > 1:
             await asyncio.sleep(min(RETRY_FIRST * 2**self._failures, RETRY_MAX))
         limits, settings = engine.inbound.limits, engine.settings
-        while True:
+        owned: Owned | None = None
+        while owned is None:
             claim = Claim(generation=self._generation, worker=self._worker, partitions=settings.partitions)
             try:
                 if not confirmed:
                     self.phase = Phase.CONFIRMING
-                    while not await engine.port.confirm_assignment(self.number):
+                    while not await engine.port.confirm_assignment(self.number):  # noqa: ASYNC110 - asks the group
                         await asyncio.sleep(CONFIRM_AGAIN)
                 self.phase = Phase.RECOVERING
                 owned = await recover(engine.port, self.number, limits, claim, engine.router.topics.inboxes)
-                break
             except Exception as error:
                 self._failures += 1
                 log.warning("recovery of partition %d failed (%d): %s", self.number, self._failures, error)

@@ -32,7 +32,7 @@ class Pool:
         concurrency_max: int,
     ) -> None:
         """`run_turn(mailbox, lane)` never raises but on cancellation of the pool; `pause(drained)` is called whenever a
-        runner is about to give way: `drained` tells that no ready work is left. `watch` is the done callback of runners."""
+        runner is about to give way: `drained` tells that no ready work is left. `watch` is told of ended runners."""
         self._queue = queue
         self._run_turn = run_turn
         self._pause = pause
@@ -66,7 +66,7 @@ class Pool:
         self._draining = True
 
     def _kick(self) -> None:
-        """Runs only when no runner holds the event loop: those that exist are idle, suspended in a handler, or yield."""
+        """Runs only when no runner holds the event loop: all are idle, suspended in a handler, or yield."""
         self._armed = False
         if self._yielding or self._draining or self._closed or not len(self._queue):
             return

@@ -34,9 +34,7 @@ class Owned:
     unsent: list[tuple[Destination, Group]]
 
 
-async def recover(
-    port: Log, number: int, limits: Limits, claim: Claim, inboxes: Sequence[str]
-) -> Owned:
+async def recover(port: Log, number: int, limits: Limits, claim: Claim, inboxes: Sequence[str]) -> Owned:
     """Claim a journal partition and rebuild its state. Raises LeaseLost, JournalError, or what the log raises."""
     started = time.perf_counter()
     lease = await port.acquire(number)
@@ -49,7 +47,9 @@ async def recover(
     partition = Partition(number, claim.partitions, recovered, bounds, limits)
     for lane, (start, _) in enumerate(bounds):
         progress, read = partition.lanes[lane], EnvelopeReader(inboxes[lane], number, lane)
-        async for inbox in port.read_inbox(number, lane, max(start, progress.prefix - limits.dedup_window), progress.prefix):
+        async for inbox in port.read_inbox(
+            number, lane, max(start, progress.prefix - limits.dedup_window), progress.prefix
+        ):
             for record in inbox:
                 try:
                     envelope = read(record)

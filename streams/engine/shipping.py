@@ -71,7 +71,7 @@ class Shipper:
                     gone = isinstance(error, NoSuchTopic) or failures >= REPLY_ATTEMPTS_MAX
                     if gone and self._topics.is_replies(topic):
                         self.dropped_count += len(messages)
-                        log.warning("dropped %d replies to %s: %s", len(messages), topic, error or "no such topic")
+                        log.warning("dropped %d replies to %s: %s", len(messages), topic, str(error) or "no such topic")
                         queue.settle()
                         self._settled()
                         continue

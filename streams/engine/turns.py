@@ -35,7 +35,7 @@ PASSIVATE_SECONDS_MAX = 10.0
 class TurnRunner:
     """Runs turns for the pool; `partition_of(number)` gives an owned partition or None."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - the parts of an engine that meet in a turn
         self,
         registry: Registry,
         router: Router,
@@ -47,7 +47,8 @@ class TurnRunner:
         message_bytes_max: int,
         observe: Callable[[Mailbox, int, float, bool], None],
     ) -> None:
-        """`now_ns` is the wall clock, `clock` monotonic seconds; `observe(mailbox, lane, seconds, failed)` is told of each turn."""
+        """`now_ns` is the wall clock, `clock` monotonic seconds; `observe(mailbox, lane, seconds, failed)`
+        hears of each turn."""
         self._registry = registry
         self._router = router
         self._dead_letters = dead_letters
@@ -67,7 +68,6 @@ class TurnRunner:
         if mailbox.spawn_lane is not None:
             lane, mailbox.spawn_lane = mailbox.spawn_lane, None
         item = mailbox.lanes[lane].popleft()
-        envelope = item.envelope
         started = time.perf_counter()
         failed = True
         try:
@@ -107,10 +107,9 @@ class TurnRunner:
         if message_type.startswith(PREFIX):
             if message_type == STOP:
                 return await self._stop(partition, mailbox, lane, item)
-            if message_type == SPAWN and not fresh:
-                result = None  # spawned before: the same answer, and on_spawn does not run again
-            else:
-                result = handle_system(kind, agent, context, envelope)
+            # Spawned before: the same answer, and on_spawn does not run again.
+            again = message_type == SPAWN and not fresh
+            result = None if again else handle_system(kind, agent, context, envelope)
             if isawaitable(result):
                 result = await result
         else:

@@ -3,8 +3,8 @@
     app = App("flights", agents=[Plane, Carrier, Airport])
 
 Kept from Faust: worker, command line, boot order, settings, web, timers, the journal as a table (which makes Faust
-co-partition it with the inboxes), the assignor, the consumer's thread, the commit timer. Replaced: the path of a message
-(`consumer`), table recovery (`services`), and every default that is dangerous for durable agents (`presets`).
+co-partition it with the inboxes), the assignor, the consumer's thread, the commit timer. Replaced: the path of a
+message (`consumer`), table recovery (`services`), and every default that is dangerous for durable agents (`presets`).
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from faust.transport.consumer import Fetcher as FaustFetcher
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, Message
 from mode import Service
+from mode.threads import QueueServiceThread
 
 from rookery.schemas.envelope import Priority
 from rookery.streams.engine.engine import Engine
@@ -59,7 +60,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
     async def on_thread_stop(self) -> None:
         """Leave the group; bounded, since aiokafka may wait for ever when a rebalance is under way."""
-        await driver.ConsumerThread.on_thread_stop(self)
+        await QueueServiceThread.on_thread_stop(self)
         if self._consumer is not None:
             await stop_consumer(self._consumer, self.app.conf.broker_session_timeout)
 
@@ -75,8 +76,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         # One that moved away meanwhile is left out; the engine seeks again when it has its partitions.
         for tp in seeks.keys() & consumer.assignment():
             consumer.seek(tp, seeks[tp])
-        fetched: dict[TP, Any] = await self._fetch_records(consumer, active, timeout=timeout, max_records=records_max)
-        return fetched
+        return dict(await self._fetch_records(consumer, active, timeout=timeout, max_records=records_max))
 
 
 class Consumer(driver.Consumer):
@@ -99,12 +99,9 @@ class Consumer(driver.Consumer):
 
     # -- the group, as the engine's log sees it (streams.kafka.log.Group) ---------------------------------------------
 
-    def seek(self, topic: Any, partition: int, offset: int | None = None) -> Any:
-        """Fetch the partition from `offset` on; Faust's own `await seek(tp, offset)` works, too."""
-        if offset is None:
-            return super().seek(topic, partition)
+    def fetch_from(self, topic: str, partition: int, offset: int) -> None:
+        """Fetch the partition from `offset` on."""
         self._seeks[TP(topic, partition)] = offset
-        return None
 
     def pause(self, topic: str, partition: int) -> None:
         """Stop fetching the partition until `resume`, whatever rebalances do."""
@@ -138,7 +135,7 @@ class Consumer(driver.Consumer):
         try:
             while not (self.should_stop or fetcher.should_stop):
                 if not self.flow_active:
-                    await self.wait(self.can_resume_flow)
+                    await self.wait(self.can_resume_flow)  # type: ignore[arg-type]  # Faust's own is an asyncio.Event, too
                     continue
                 busy = self._engine.is_busy
                 if busy:

@@ -44,7 +44,7 @@ CLUSTER_LOG = logging.getLogger("aiokafka.cluster")
 class Group(Protocol):
     """The consumer group membership that feeds the engine; the Faust consumer."""
 
-    def seek(self, topic: str, partition: int, offset: int) -> None:
+    def fetch_from(self, topic: str, partition: int, offset: int) -> None:
         """Fetch the partition from `offset` on."""
         ...
 
@@ -205,7 +205,7 @@ class KafkaLog:
 
     def seek(self, partition: int, lane: int, offset: int) -> None:
         """Fetch that inbox partition from `offset` on."""
-        self._membership().seek(self._topics.inboxes[lane], partition, offset)
+        self._membership().fetch_from(self._topics.inboxes[lane], partition, offset)
 
     def pause(self, partition: int, lane: int) -> None:
         """Stop fetching that inbox partition."""

@@ -11,10 +11,10 @@ import pytest
 
 from rookery.agents import Agent, handler
 from rookery.ops.settings import BROKER_BATCH_BYTES
-from rookery.streams.kafka.topics import DEAD_LETTER_EXTRA_BYTES
 from rookery.schemas.address import partition_of
 from rookery.schemas.envelope import seal
 from rookery.schemas.errors import AgentError
+from rookery.streams.kafka.topics import DEAD_LETTER_EXTRA_BYTES
 from rookery.testing import Kit
 from tests.unit.engine.harness import Cluster, addresses, post, virtual
 

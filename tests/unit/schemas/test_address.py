@@ -2,7 +2,7 @@ import random
 import uuid
 
 import pytest
-from aiokafka.partitioner import DefaultPartitioner  # type: ignore[import-untyped]
+from aiokafka.partitioner import DefaultPartitioner
 
 from rookery.schemas.address import check, client_address, murmur2, parse, parse_client, partition_of
 from rookery.schemas.errors import InvalidAddress, RookeryError
