@@ -8,6 +8,8 @@ import pytest
 
 from rookery.ops import servers
 
+pytest_plugins = ["rookery.testing"]  # the marker `rookery`
+
 
 @pytest.fixture(scope="session")
 def broker() -> Iterator[str]:

@@ -1,8 +1,9 @@
 """The test kit: your agents on an in-memory log with virtual time, without servers, deterministic.
 
-    import pytest
-    from rookery.testing import Kit
+    # conftest.py
+    pytest_plugins = ["rookery.testing"]
 
+    # test_counter.py
     @pytest.mark.rookery                       # runs the test on virtual time, with a kit to bind to
     async def test_counting():
         manager = AgentManager()
