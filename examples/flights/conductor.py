@@ -46,7 +46,24 @@ class Interrupts:
         os._exit(128 + number)
 
 
-async def conduct(options: argparse.Namespace) -> int:
+def options() -> argparse.Namespace:
+    """What the command line says: `limit`, `workers`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m examples.flights.run", description="Count all departures of a year."
+    )
+    parser.add_argument("--limit", type=_positive, metavar="N", help="only the first N of 336,776 departures")
+    parser.add_argument("--workers", type=_positive, default=2, metavar="N", help="worker processes (default: 2)")
+    return parser.parse_args()
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError(text)
+    return value
+
+
+async def conduct(wanted: argparse.Namespace) -> int:
     """Run the job as the command line says, and return the exit code."""
     try:
         data.archive()
@@ -57,11 +74,11 @@ async def conduct(options: argparse.Namespace) -> int:
         settings = Settings.load(app_id=runs.start(broker), broker=broker)
     except (RookeryError, data.DataMissing) as error:
         return _failed(error)
-    fleet = Fleet(settings.app_id, options.workers, settings.broker, LOGS)
+    fleet = Fleet(settings.app_id, wanted.workers, settings.broker, LOGS)
     # Of this process; on the terminal it would run through the table.
     logging.basicConfig(filename=LOGS / f"{settings.app_id}-run.log", format="%(asctime)s %(levelname)s %(message)s")
     interrupts = Interrupts(fleet)
-    job = asyncio.create_task(_job(settings, runs, fleet, options.limit), name="job")
+    job = asyncio.create_task(_job(settings, runs, fleet, wanted.limit), name="job")
     supervisor = asyncio.create_task(fleet.supervise(), name="supervisor")
     ends: set[asyncio.Future[Any]] = {job, supervisor, interrupts.code}
     try:
