@@ -26,6 +26,7 @@ from rookery.ops.settings import Settings
 from rookery.schemas.envelope import Priority
 from rookery.streams.core.routing import Topics
 from rookery.streams.engine.engine import Engine
+from rookery.streams.kafka import cli  # noqa: F401 - its commands register themselves
 from rookery.streams.kafka.consumer import Transport
 from rookery.streams.kafka.services import BootStrategy, EngineService, TableManager
 from rookery.streams.web import SETTINGS as WEB_SETTINGS

@@ -237,3 +237,19 @@ def generated(folder: Path) -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_the_command_line_talks_to_agents(worker: Worker) -> None:
+    environment = {**os.environ, "ROOKERY_BROKER": worker.broker, "ROOKERY_APP_ID": worker.app_id}
+
+    def faust(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "faust", "-A", "tests.cluster.small_app", *arguments]
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+    assert faust("ask", "Counter/cli", '{"n": 4}', "--type", "Add").stdout.strip() == '{"count": 4}'
+    refused = faust("ask", "Counter/cli", '{"n": -4}', "--type", "Add")
+    assert refused.returncode == 1
+    assert "only upwards" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert faust("topics", "check").returncode == 0
+    assert "Counter" in faust("agents").stdout

@@ -1,4 +1,4 @@
-"""The unit test of the article that the project comes from, as it stands there: only imports, marker and agent added."""
+"""The unit test of the article that the project comes from: only imports, a marker and its agent are added."""
 
 import pytest
 
