@@ -8,7 +8,7 @@ journal protocol that a step implements are named beside it as R1..R8:
 R1 redelivery is answered by ~pos        R5 one journal batch in flight; numbers allotted when it is built
 R2 repeats of a source by its sequence   R6 release only after an ack whose base offset is our last + 1
 R3 ids of clients by a window of the log R7 the outbox ring; never skip, resend from the head
-R4 lease, claim, fold, repair            R8 durable steps and adoption (cells)
+R4 lease, claim, fold, repair            R8 durable steps and adoption (cells): not here yet
 """
 
 from collections import deque
