@@ -43,8 +43,10 @@ async def durable(broker: str, count: int) -> dict[str, float]:
         "ROOKERY_PARTITIONS": str(PARTITIONS),
         "BENCH_COUNT": str(count),
     }
-    command = [sys.executable, "-m", "faust", "-A", "bench.worker", "worker", "-l", "error", "--without-web"]
-    worker = await asyncio.create_subprocess_exec(*command, env=environment, stdout=subprocess.PIPE)
+    command = [sys.executable, "-m", "faust", "-A", "bench.worker", "worker", "-l", "info", "--without-web"]
+    worker = await asyncio.create_subprocess_exec(
+        *command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
     try:
         result = await asyncio.wait_for(_result(worker), 600)
         async with Client(app_id, settings=settings) as client:

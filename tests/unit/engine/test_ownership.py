@@ -278,4 +278,3 @@ async def test_draining_finishes_what_is_in_hand_and_takes_nothing_new() -> None
         assert await drain
         assert Node.started == {"first": 1}
         assert cluster.state("Node/1").got == ["first"]
-        cluster.workers[0].port.seek(partition_of("Node/2", 4), 1, 0)
