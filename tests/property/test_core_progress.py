@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from array import array
 from dataclasses import dataclass
-from itertools import groupby
 
 import pytest
 from hypothesis import given, settings
@@ -25,10 +24,12 @@ def lane(start: int = 0, window: int = 10) -> LaneProgress:
 
 def ranges(offsets: set[int]) -> list[tuple[int, int]]:
     """Ascending, maximal [start, end) ranges of a set of offsets."""
-    found = []
-    for _, run in groupby(enumerate(sorted(offsets)), key=lambda pair: pair[1] - pair[0]):
-        members = [offset for _, offset in run]
-        found.append((members[0], members[-1] + 1))
+    found: list[tuple[int, int]] = []
+    for offset in sorted(offsets):
+        if found and found[-1][1] == offset:
+            found[-1] = (found[-1][0], offset + 1)
+        else:
+            found.append((offset, offset + 1))
     return found
 
 

@@ -115,7 +115,7 @@ async def test_kept_partitions_stay_with_their_memory_through_many_rebalances() 
         assert max(Node.started.values()) == 1
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 @virtual
 async def test_totals_are_exact_whatever_moves_in_the_middle_of_turns(seed: int) -> None:
     rng = random.Random(seed)
@@ -135,7 +135,7 @@ async def test_totals_are_exact_whatever_moves_in_the_middle_of_turns(seed: int)
         assert sum(port.fired["lost_answers"] for port in cluster.ports) > 3
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 @virtual
 async def test_a_worker_that_was_not_told_is_fenced_and_totals_are_exact(seed: int) -> None:
     """It goes on fetching, running turns and appending; nothing of it is accepted or sent."""
@@ -252,15 +252,15 @@ async def test_a_full_ring_stops_what_sends_until_the_target_can_be_reached_agai
 
 @virtual
 async def test_a_lease_is_renewed_in_time_and_the_position_rewritten() -> None:
-    async with Cluster(Node, workers=1, partitions=1, lease_renewal=3_600.0, position_refresh=600.0) as cluster:
+    async with Cluster(Node, workers=1, partitions=1, lease_renewal=360.0, position_refresh=60.0) as cluster:
         load = Load(cluster, random.Random(5))
         load.post(20)
         await cluster.settle()
         end = len(cluster.log.journals[0])
-        await asyncio.sleep(3_500)
+        await asyncio.sleep(350)
         assert len(cluster.log.journals[0]) - end == 5
         assert cluster.log.epochs == [1]
-        await asyncio.sleep(3_600)
+        await asyncio.sleep(360)
         assert cluster.log.epochs == [2]
         load.post(20)
         await cluster.settle()
