@@ -39,7 +39,7 @@ CLAIM = b"~claim"
 POSITION = b"~pos"
 SLOT_PREFIX = b"~out/"
 _CELL = "\x1f"
-_CELL_BYTE = _CELL.encode()
+CELL_MARK = _CELL.encode()
 
 
 class KeyKind(Enum):
@@ -332,7 +332,7 @@ def _agent_head(agent_type: str, version: int, flags: int) -> bytes:
 
 def is_retired(key: bytes, value: bytes) -> bool:
     """Whether a record is that of an agent that was stopped; looks at two bytes only."""
-    return len(value) > 1 and bool(value[1] & RETIRED) and _CELL_BYTE not in key and not key.startswith(b"~")
+    return len(value) > 1 and bool(value[1] & RETIRED) and CELL_MARK not in key and not key.startswith(b"~")
 
 
 @_checked("of an agent")

@@ -73,6 +73,10 @@ class Log(Protocol):
         """The journal partition's end offset (next to be written), read from the broker now."""
         ...
 
+    async def journal_start(self, partition: int) -> int:
+        """The journal partition's log start: what was below it is gone, other than by compaction."""
+        ...
+
     def read_journal(self, partition: int, start: int, stop: int) -> AsyncIterator[Sequence[JournalRecord]]:
         """Yield batches of what compaction left in [start, stop), in offset order, ending once `stop` is reached."""
         ...

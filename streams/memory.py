@@ -115,6 +115,11 @@ class MemoryPort:
         await asyncio.sleep(LATENCY_SECONDS)
         return len(self.log.journals[partition])
 
+    async def journal_start(self, partition: int) -> int:
+        """See `Log.journal_start`; nothing is ever deleted here."""
+        await asyncio.sleep(LATENCY_SECONDS)
+        return 0
+
     async def read_journal(self, partition: int, start: int, stop: int) -> AsyncIterator[Sequence[JournalRecord]]:
         """See `Log.read_journal`."""
         await asyncio.sleep(LATENCY_SECONDS)

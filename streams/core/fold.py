@@ -3,15 +3,16 @@
 A lease is known by the offset of its claim, which every later record of it carries in a header. Replay ignores a
 record whose lease number is below the highest seen so far; compaction may have kept exactly such a record as the
 last of its key, so the first batch after the next claim writes the key's true value again (`stale`).
+
+Folding goes on where a store stands: from offset 0 with an empty one, else from its mark. Both give the same.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from rookery.schemas.journal import CLAIM, POSITION, Position, Slot, decode_position, decode_slot
+from rookery.schemas.journal import CLAIM, POSITION, SLOT_PREFIX, Position, Slot, decode_position, decode_slot
+from rookery.streams.core.store import Mark, MemoryStore, Store
 from rookery.streams.log import JournalRecord
-
-_SLOT_PREFIX = b"~out/"
 
 
 @dataclass
@@ -20,24 +21,30 @@ class Recovered:
 
     claim: int  # offset of the own claim: the lease's number, and the last journal offset
     position: Position | None
-    store: dict[bytes, bytes]  # agents and cells
+    store: Store  # agents and cells
     unsent: list[Slot]  # live outbox slots above sent-through, in order
     repair: dict[bytes, bytes | None]  # keys that a stale lease touched, with their true values
     ignored_count: int  # records of stale leases
 
 
-@dataclass
 class JournalFold:
-    """Applies journal records in offset order."""
+    """Applies journal records in offset order to a store."""
 
-    values: dict[bytes, bytes] = field(default_factory=dict)
-    stale: set[bytes] = field(default_factory=set)
-    highest: int = -1  # the highest lease number seen in any record
-    ignored_count: int = 0
+    def __init__(self, store: Store | None = None) -> None:
+        self.store: Store = MemoryStore() if store is None else store
+        self.offset, self.highest, stale = self.store.mark  # offset is next to fold
+        self.stale = set(stale)
+        self.ignored_count = 0
 
-    def apply(self, records: Iterable[JournalRecord]) -> None:
-        """Fold the next records."""
-        values, stale, highest = self.values, self.stale, self.highest
+    def apply(self, records: Sequence[JournalRecord], position: int | None = None) -> None:
+        """Fold the next records; those below `offset` came again and are skipped.
+
+        `position` is next to read after them, where compaction removed what was last.
+        """
+        if records and records[0].offset < self.offset:
+            records = [record for record in records if record.offset >= self.offset]
+        changes: dict[bytes, bytes | None] = {}
+        stale, highest = self.stale, self.highest
         for offset, key, value, lease in records:
             number = offset if lease is None else lease
             if number < highest:
@@ -47,20 +54,31 @@ class JournalFold:
             highest = number
             if stale:
                 stale.discard(key)
-            if value is None:
-                values.pop(key, None)
-            else:
-                values[key] = value
+            changes[key] = value
         self.highest = highest
+        if records:
+            self.offset = records[-1].offset + 1
+        if position is not None:
+            self.offset = max(self.offset, position)
+        self.store.apply(changes, self._mark())
+
+    def _mark(self) -> Mark:
+        return Mark(self.offset, self.highest, frozenset(self.stale))
 
     def recovered(self, claim: int) -> Recovered:
         """Split what was folded up to the own claim at offset `claim`. Raises JournalError on a damaged record."""
-        values = self.values
-        repair = {key: values.get(key) for key in self.stale if key not in (CLAIM, POSITION)}
-        values.pop(CLAIM, None)
-        raw = values.pop(POSITION, None)
+        store = self.store
+        self.offset = max(self.offset, claim + 1)
+        store.apply({}, self._mark(), at_end=True)
+        control = store.control()
+        repair = {
+            key: control.get(key) if key.startswith(b"~") else store.get(key)
+            for key in self.stale
+            if key not in (CLAIM, POSITION)
+        }
+        raw = control.get(POSITION)
         position = None if raw is None else decode_position(raw)
-        slots = [decode_slot(values.pop(key)) for key in [key for key in values if key.startswith(_SLOT_PREFIX)]]
+        slots = [decode_slot(value) for key, value in control.items() if key.startswith(SLOT_PREFIX)]
         sent, end = (0, 0) if position is None else (position.sent_through, position.next_slot)
         unsent = sorted((slot for slot in slots if sent < slot.number < end), key=lambda slot: slot.number)
-        return Recovered(claim, position, values, unsent, repair, self.ignored_count)
+        return Recovered(claim, position, store, unsent, repair, self.ignored_count)

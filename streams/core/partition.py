@@ -25,13 +25,13 @@ from rookery.schemas.journal import (
     Slot,
     encode_position,
     encode_slot,
-    is_retired,
     slot_key,
 )
 from rookery.streams.core.fold import Recovered
 from rookery.streams.core.mailbox import LANES, Mailbox
 from rookery.streams.core.outbox import Destination, Group, Message, Outbox
 from rookery.streams.core.progress import LaneProgress
+from rookery.streams.core.store import Mark
 from rookery.streams.log import Record
 
 # Kafka's and our own overhead of one journal record: varints, lease header, key of a slot. Reserved, not exact.
@@ -133,11 +133,8 @@ class Partition:
         self.closed = False
         # Stopped agents, each with the prefixes that its lanes must reach before its record may go. After a recovery
         # the offset of the stop is not known any more, but it is below the ends that the logs had then.
-        self.retiring: dict[str, tuple[int, ...]] = {
-            key.decode(): tuple(end for _, end in bounds)
-            for key, value in recovered.store.items()
-            if is_retired(key, value)
-        }
+        ends = tuple(end for _, end in bounds)
+        self.retiring: dict[str, tuple[int, ...]] = {key.decode(): ends for key in recovered.store.retired()}
         self._gaps: list[tuple[int, int]] = [(-1, -1)] * LANES  # the edges of the gap that was seen last
         self._written = (tuple(lane.prefix for lane in self.lanes), position.sent_through)
 
@@ -251,12 +248,8 @@ class Partition:
         self.last = base + len(batch.records) - 1
         self.flight = None
         self._written = batch.progress
-        store = self.store
-        for key, value in batch.records.items():
-            if value is None:
-                store.pop(key, None)
-            elif key[0] != 0x7E:  # "~": a slot or the position
-                store[key] = value
+        mark = Mark(self.last + 1, self.lease_number, frozenset(self.repair))
+        self.store.apply(batch.records, mark, at_end=True)
         for turn in batch.turns:
             if turn.mailbox is not None:
                 turn.mailbox.unsettled -= 1

@@ -17,6 +17,7 @@ from rookery.streams.core.mailbox import LANES, Mailbox
 from rookery.streams.core.partition import Limits, Partition
 from rookery.streams.core.routing import Router, Topics
 from rookery.streams.core.runqueue import RunQueue
+from rookery.streams.core.store import MemoryStore, Store
 from rookery.streams.engine.census import census
 from rookery.streams.engine.deadletters import DeadLetters
 from rookery.streams.engine.inbound import Inbound
@@ -50,7 +51,7 @@ def limits_of(settings: Settings) -> Limits:
 class Engine:
     """Runs the agents of the partitions that this worker owns."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a worker lends its engine
         self,
         settings: Settings,
         registry: Registry,
@@ -60,8 +61,10 @@ class Engine:
         now_ns: Callable[[], int],
         new_id: Callable[[], str],
         observe: Callable[[Mailbox, int, float, bool], None] = lambda mailbox, lane, seconds, failed: None,
+        open_store: Callable[[int], Store] = lambda number: MemoryStore(),
     ) -> None:
-        """`worker` names this process in claims; `now_ns` is the wall clock, `new_id` makes unique ids."""
+        """`worker` names this process in claims; `now_ns` is the wall clock, `new_id` makes unique ids;
+        `open_store(number)` gives the store behind a journal partition, as it was left."""
         self.settings = settings
         self.registry = registry
         self.port = port
@@ -89,6 +92,7 @@ class Engine:
             settings, limits, self.router, self.queue, self.dead_letters, port, self._pool.wake, self._loop.time
         )
         self._worker = worker
+        self.open_store = open_store
         self._flushed_at = 0.0
         self._ticker: asyncio.Task[None] | None = None
         self._passivation: asyncio.Task[None] | None = None

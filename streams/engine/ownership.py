@@ -114,7 +114,9 @@ class Ownership:
                     while not await engine.port.confirm_assignment(self.number):  # noqa: ASYNC110 - asks the group
                         await asyncio.sleep(CONFIRM_AGAIN)
                 self.phase = Phase.RECOVERING
-                owned = await recover(engine.port, self.number, limits, claim, engine.router.topics.inboxes)
+                owned = await recover(
+                    engine.port, self.number, limits, claim, engine.router.topics.inboxes, engine.open_store
+                )
             except Exception as error:
                 self._failures += 1
                 log.warning("recovery of partition %d failed (%d): %s", self.number, self._failures, error)
@@ -182,6 +184,7 @@ class Ownership:
             for mailbox in self.partition.close():
                 if mailbox.runner is not None:
                     mailbox.runner.cancel()
+            self.partition.store.close()
             self.partition = None
         self._lease = None
 

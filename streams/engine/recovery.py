@@ -2,7 +2,8 @@
 
     1. acquire a lease             fences nobody yet
     2. append the claim            from here on every older lease is refused; its offset is the lease's number
-    3. fold the journal            up to the own claim, by offset: compaction may have removed the last record before it
+    3. fold the journal            from where the store stands up to the own claim, by offset: compaction may have
+                                   removed the last record before it
     4. rebuild the window of ids   by reading the inboxes from before the prefix; nothing below the prefix is handled
     5. hand over                   live outbox slots are sent first, then fetching starts at the prefixes
 
@@ -11,14 +12,15 @@ A crash after any step leaves nothing behind but an unused claim.
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rookery.schemas.errors import EnvelopeError
 from rookery.schemas.journal import CLAIM, Claim, encode_claim
-from rookery.streams.core.fold import JournalFold
+from rookery.streams.core.fold import JournalFold, Recovered
 from rookery.streams.core.outbox import Destination, Group
 from rookery.streams.core.partition import Limits, Partition
+from rookery.streams.core.store import Store
 from rookery.streams.engine.inbound import EnvelopeReader
 from rookery.streams.log import Lease, Log
 
@@ -34,17 +36,50 @@ class Owned:
     unsent: list[tuple[Destination, Group]]
 
 
-async def recover(port: Log, number: int, limits: Limits, claim: Claim, inboxes: Sequence[str]) -> Owned:
-    """Claim a journal partition and rebuild its state. Raises LeaseLost, JournalError, or what the log raises."""
+async def recover(
+    port: Log, number: int, limits: Limits, claim: Claim, inboxes: Sequence[str], open_store: Callable[[int], Store]
+) -> Owned:
+    """Claim a journal partition and rebuild its state. Raises LeaseLost, JournalError, or what log and store raise."""
     started = time.perf_counter()
     lease = await port.acquire(number)
     base = await lease.append([(CLAIM, encode_claim(claim))], None)
-    fold = JournalFold()
-    async for records in port.read_journal(number, 0, base + 1):
+    store = open_store(number)
+    try:
+        recovered = await _fold(port, number, store, base)
+        partition = await _rebuild(port, number, limits, recovered, claim.partitions, inboxes)
+    except BaseException:
+        store.close()
+        raise
+    unsent = [released for slot in recovered.unsent for released in partition.release(slot.number, slot.messages)]
+    log.info(
+        "recovered partition %d: %d agents and cells, %d unsent slots, %d stale records ignored, in %.3f s",
+        number,
+        len(recovered.store),
+        len(recovered.unsent),
+        recovered.ignored_count,
+        time.perf_counter() - started,
+    )
+    return Owned(partition, lease, unsent)
+
+
+async def _fold(port: Log, number: int, store: Store, base: int) -> Recovered:
+    """Fold what the store does not hold yet, up to the own claim at `base`."""
+    fold = JournalFold(store)
+    if fold.offset and not await port.journal_start(number) <= fold.offset <= base:
+        log.warning("the store of partition %d stands at %d, outside of the journal: wiped", number, fold.offset)
+        store.wipe()
+        fold = JournalFold(store)
+    async for records in port.read_journal(number, fold.offset, base + 1):
         fold.apply(records)
-    recovered = fold.recovered(base)
+    return fold.recovered(base)
+
+
+async def _rebuild(
+    port: Log, number: int, limits: Limits, recovered: Recovered, partitions: int, inboxes: Sequence[str]
+) -> Partition:
+    """The partition with its window of ids."""
     bounds = await port.inbox_bounds(number)
-    partition = Partition(number, claim.partitions, recovered, bounds, limits)
+    partition = Partition(number, partitions, recovered, bounds, limits)
     for lane, (start, _) in enumerate(bounds):
         progress, read = partition.lanes[lane], EnvelopeReader(inboxes[lane], number, lane)
         async for inbox in port.read_inbox(
@@ -56,15 +91,6 @@ async def recover(port: Log, number: int, limits: Limits, claim: Claim, inboxes:
                 except EnvelopeError:
                     continue
                 delivery = envelope.delivery
-                if not (delivery.sequence and delivery.source < claim.partitions) and envelope.id:
+                if not (delivery.sequence and delivery.source < partitions) and envelope.id:
                     progress.remember(record.offset, envelope.id)
-    unsent = [released for slot in recovered.unsent for released in partition.release(slot.number, slot.messages)]
-    log.info(
-        "recovered partition %d: %d agents and cells, %d unsent slots, %d stale records ignored, in %.3f s",
-        number,
-        len(recovered.store),
-        len(recovered.unsent),
-        recovered.ignored_count,
-        time.perf_counter() - started,
-    )
-    return Owned(partition, lease, unsent)
+    return partition

@@ -139,6 +139,10 @@ class KafkaLog:
         """The journal partition's end offset, asked from the broker now."""
         return (await self._bounds((self._topics.journal,), partition))[0][1]
 
+    async def journal_start(self, partition: int) -> int:
+        """The journal partition's log start, asked from the broker now."""
+        return (await self._bounds((self._topics.journal,), partition))[0][0]
+
     async def read_journal(self, partition: int, start: int, stop: int) -> AsyncIterator[Sequence[JournalRecord]]:
         """See `Log.read_journal`; raises ReadFailed when there is no progress within the bound."""
         async for records in self._readers.read(self._topics.journal, partition, start, stop):

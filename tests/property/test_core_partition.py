@@ -15,6 +15,7 @@ from rookery.streams.core.fold import Recovered
 from rookery.streams.core.mailbox import Mailbox
 from rookery.streams.core.outbox import Destination, Group
 from rookery.streams.core.partition import CommitBatch, Finished, Limits, NotContiguous, Partition, Sent
+from rookery.streams.core.store import Mark, MemoryStore
 
 CLAIM_OFFSET = 100
 LIMITS = Limits(batch_bytes_max=3_000, batch_turns_max=7, window_max=1_000, ring=2, dedup_window=10)
@@ -23,7 +24,7 @@ DESTINATIONS: list[Destination] = [("t", 0), ("t", 1), ("u", 0)]
 
 
 def fresh(limits: Limits = LIMITS, **recovered: object) -> Partition:
-    fields = {"position": None, "store": {}, "unsent": [], "repair": {}, "ignored_count": 0} | recovered
+    fields = {"position": None, "store": MemoryStore(), "unsent": [], "repair": {}, "ignored_count": 0} | recovered
     return Partition(NUMBER, PARTITIONS, Recovered(CLAIM_OFFSET, **fields), [(0, 10**6)] * 3, limits)  # type: ignore[arg-type]
 
 
@@ -168,7 +169,8 @@ class Life:
         self.released += groups
         for destination, group in groups:
             self.sent[destination] += [decode(value).id for _, value in group.messages]
-        assert self.partition.store == self.truth
+        assert self.partition.store == MemoryStore(self.truth)
+        assert self.partition.store.mark == Mark(self.end, CLAIM_OFFSET)
         unsettled = [done.finished.mailbox for done in self.waiting]
         assert all(agent.unsettled == unsettled.count(agent) for agent in self.agents)
 
@@ -267,7 +269,7 @@ def test_an_ack_elsewhere_than_after_our_last_record_is_refused() -> None:
     assert partition.build() is not None
     with pytest.raises(NotContiguous):
         partition.acked(CLAIM_OFFSET + 2)
-    assert partition.store == {}
+    assert partition.store == MemoryStore()
 
 
 def test_contiguity_counts_every_record_of_a_batch() -> None:
@@ -330,7 +332,7 @@ def test_a_tombstone_waits_until_everything_before_the_stop_is_settled() -> None
     assert batch is not None
     assert batch.records[agent.key] is None
     acked(partition, batch)
-    assert partition.store == {}
+    assert partition.store == MemoryStore()
     assert partition.retiring == {}
 
 
@@ -353,7 +355,7 @@ def test_a_tombstone_waits_for_the_agent_to_be_idle() -> None:
 def test_repairs_go_with_the_first_batches_and_a_newer_value_repairs_too() -> None:
     repair: dict[bytes, bytes | None] = {b"A/%d" % i: b"true" + b"." * 400 for i in range(9)}
     repair |= {b"B/1": None, b"~out/1": None}
-    partition = fresh(repair=dict(repair), store={key: value for key, value in repair.items() if value})
+    partition = fresh(repair=dict(repair), store=MemoryStore({key: value for key, value in repair.items() if value}))
     (agent,) = mailboxes(partition, 1)
     turn(partition, agent, b"newer")
     written: dict[bytes, bytes | None] = {}
@@ -364,10 +366,11 @@ def test_repairs_go_with_the_first_batches_and_a_newer_value_repairs_too() -> No
         assert batch.records.keys().isdisjoint(written.keys() - {POSITION}), "each once"
         written |= batch.records
         acked(partition, batch)
+        assert partition.store.mark.stale == repair.keys() - written.keys(), "what is left to repair survives a restart"
     del written[POSITION]
     assert batches > 1, "as much as fits"
     assert written == repair | {b"A/0": b"newer"}
-    assert partition.store[b"A/0"] == b"newer"
+    assert partition.store.get(b"A/0") == b"newer"
 
 
 def test_closing_gives_the_running_mailboxes_and_ends_everything() -> None:

@@ -8,6 +8,7 @@ from rookery.ops.settings import RECORD_OVERHEAD_BYTES, Settings
 from rookery.streams.core.fold import Recovered
 from rookery.streams.core.mailbox import Mailbox
 from rookery.streams.core.partition import Finished, Limits, Partition
+from rookery.streams.core.store import MemoryStore
 
 
 @pytest.mark.parametrize("lanes", [1, 3])
@@ -15,7 +16,7 @@ def test_a_batch_fits_its_topic_however_torn_the_progress_is(lanes: int) -> None
     """Every second record of a full window in flight: the done ranges are part of the batch and have to be reserved."""
     known = Settings.load(app_id="a", partitions=2)
     limits = Limits(known.batch_bytes_max, 100_000, known.window_max, known.outbox_ring, 0)
-    partition = Partition(0, 2, Recovered(0, None, {}, [], {}, 0), [(0, 10**6)] * 3, limits)
+    partition = Partition(0, 2, Recovered(0, None, MemoryStore(), [], {}, 0), [(0, 10**6)] * 3, limits)
     for lane in range(lanes):
         for offset in range(known.window_max):
             partition.lanes[lane].admit_outside("")
