@@ -61,6 +61,12 @@ BACKLOG: Final = ("rookery_backlog_messages", "Messages fetched and above the fi
 OWNED: Final = ("rookery_partitions", "Partitions that this worker owns, by what it does with them", ["phase"])
 UNSENT: Final = ("rookery_outbox_unsent_batches", "Committed batches whose messages are not all sent")
 DEAD_LETTERS: Final = ("rookery_dead_letters", "Messages given up, by reason", ["reason"])
+# From statistics["retention_left"], by lane; a priority without a backlog has none.
+RETENTION: Final = (
+    "rookery_inbox_retention_left_seconds",
+    "Seconds until the inbox may delete its oldest unhandled record",
+    ["priority"],
+)
 
 # Single numbers: name, help, and where statistics has them (dots go into a part).
 COUNTERS: Final = (
@@ -71,6 +77,7 @@ COUNTERS: Final = (
     ("rookery_sent_messages", "Messages of committed turns that the log acknowledged", "shipping.shipped"),
     ("rookery_send_retries", "Batches of messages that had to be sent again", "shipping.retries"),
     ("rookery_dropped_replies", "Replies whose client had gone", "shipping.dropped_replies"),
+    ("rookery_lost_records", "Records that an inbox deleted before they were handled", "lost_records"),
     ("rookery_late_replies", "Replies that came after their ask had timed out", "late_replies"),
 )
 GAUGES: Final = (
@@ -213,6 +220,10 @@ class Metrics:
         for reason, count in sorted(statistics.get("dead_letters", {}).items()):
             dead_letters.add_metric([reason], count)
         yield dead_letters
+        retention = GaugeMetricFamily(RETENTION[0], RETENTION[1], labels=RETENTION[2])
+        for lane, seconds in sorted(statistics.get("retention_left", {}).items()):
+            retention.add_metric([PRIORITIES[lane]], seconds)
+        yield retention
         yield from _single_numbers(statistics)
 
 

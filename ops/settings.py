@@ -98,6 +98,9 @@ class Settings(BaseSettings):
     lease_renewal: float = Field(DAY, ge=MINUTE, le=6 * DAY, description="seconds; brokers forget after 7 d")
     position_refresh: float = Field(6 * HOUR, ge=1, le=DAY, description="seconds, of an idle partition")
 
+    # --- the ground --------------------------------------------------------------------------------------------
+    ground_interval: float = Field(30.0, ge=1, le=HOUR, description="seconds between looks at the inboxes' logs")
+
     # --- waiting -----------------------------------------------------------------------------------------------
     spawn_wait: float = Field(10.0, ge=0, le=HOUR, description="seconds a message waits for its spawn")
     ask_timeout: float = Field(30.0, ge=0.01, le=30 * DAY, description="seconds an ask waits by default")

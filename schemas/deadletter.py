@@ -9,9 +9,9 @@ from google.protobuf.message import DecodeError
 
 from rookery._version import __version__
 from rookery.schemas.envelope_pb2 import DeadLetter, Envelope
-from rookery.schemas.errors import Undecodable
+from rookery.schemas.errors import LogTruncated, Undecodable
 
-__all__ = ["DeadLetter", "decode_dead_letter", "encode_dead_letter"]
+__all__ = ["DeadLetter", "decode_dead_letter", "encode_dead_letter", "encode_lost_stretch"]
 
 # The topic takes the largest message plus this much text, characters of up to 4 bytes.
 _ERROR_CHARS_MAX = 4_000
@@ -69,6 +69,20 @@ def encode_dead_letter(  # noqa: PLR0913 - a form with many lines
             envelope.type,
         )
     return letter.SerializeToString()
+
+
+def encode_lost_stretch(error: LogTruncated, *, app_id: str = "") -> bytes:
+    """Serialize what tells of records that the log deleted before they were handled; there is nothing to send again."""
+    return DeadLetter(
+        topic=error.topic,
+        partition=error.partition,
+        offset=error.first,
+        last_offset=error.last,
+        reason=error.reason,
+        error=f"{type(error).__name__}: {error}",
+        rookery_version=__version__,
+        app_id=app_id,
+    ).SerializeToString()
 
 
 def decode_dead_letter(data: bytes) -> DeadLetter:

@@ -72,7 +72,7 @@ class Delivery(_message.Message):
     def __init__(self, source: _Optional[int] = ..., sequence: _Optional[int] = ..., attempt: _Optional[int] = ..., schema_version: _Optional[int] = ...) -> None: ...
 
 class DeadLetter(_message.Message):
-    __slots__ = ("value", "key", "headers", "topic", "partition", "offset", "timestamp", "reason", "error", "traceback", "attempts", "target", "sender", "id", "type", "rookery_version", "app_id")
+    __slots__ = ("value", "key", "headers", "topic", "partition", "offset", "timestamp", "reason", "error", "traceback", "attempts", "target", "sender", "id", "type", "rookery_version", "app_id", "last_offset")
     class Header(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -97,6 +97,7 @@ class DeadLetter(_message.Message):
     TYPE_FIELD_NUMBER: _ClassVar[int]
     ROOKERY_VERSION_FIELD_NUMBER: _ClassVar[int]
     APP_ID_FIELD_NUMBER: _ClassVar[int]
+    LAST_OFFSET_FIELD_NUMBER: _ClassVar[int]
     value: bytes
     key: bytes
     headers: _containers.RepeatedCompositeFieldContainer[DeadLetter.Header]
@@ -114,4 +115,5 @@ class DeadLetter(_message.Message):
     type: str
     rookery_version: str
     app_id: str
-    def __init__(self, value: _Optional[bytes] = ..., key: _Optional[bytes] = ..., headers: _Optional[_Iterable[_Union[DeadLetter.Header, _Mapping]]] = ..., topic: _Optional[str] = ..., partition: _Optional[int] = ..., offset: _Optional[int] = ..., timestamp: _Optional[int] = ..., reason: _Optional[str] = ..., error: _Optional[str] = ..., traceback: _Optional[str] = ..., attempts: _Optional[int] = ..., target: _Optional[str] = ..., sender: _Optional[str] = ..., id: _Optional[str] = ..., type: _Optional[str] = ..., rookery_version: _Optional[str] = ..., app_id: _Optional[str] = ...) -> None: ...
+    last_offset: int
+    def __init__(self, value: _Optional[bytes] = ..., key: _Optional[bytes] = ..., headers: _Optional[_Iterable[_Union[DeadLetter.Header, _Mapping]]] = ..., topic: _Optional[str] = ..., partition: _Optional[int] = ..., offset: _Optional[int] = ..., timestamp: _Optional[int] = ..., reason: _Optional[str] = ..., error: _Optional[str] = ..., traceback: _Optional[str] = ..., attempts: _Optional[int] = ..., target: _Optional[str] = ..., sender: _Optional[str] = ..., id: _Optional[str] = ..., type: _Optional[str] = ..., rookery_version: _Optional[str] = ..., app_id: _Optional[str] = ..., last_offset: _Optional[int] = ...) -> None: ...

@@ -51,6 +51,32 @@ class IncompatibleVersion(RookeryError):
         super().__init__(f"{what} is {found}, but this version of Rookery needs {supported}")
 
 
+class WrongPosition(RookeryError):
+    """A journal partition tells of inboxes that are not the ones that are there: going on would lose or double."""
+
+    reason = "wrong-position"
+
+    def __init__(self, partition: int, why: str) -> None:
+        self.partition, self.why = partition, why
+        super().__init__(
+            f"journal partition {partition} does not fit its inboxes: {why}; restore the old topics, or stop all "
+            "workers and let the journal begin at what the inboxes hold now: faust -A <module> topics accept"
+        )
+
+
+class LogTruncated(RookeryError):
+    """An inbox deleted records before they were handled: a loss; `first` and `last` are offsets, `count` how many."""
+
+    reason = "log-truncated"
+
+    def __init__(self, topic: str, partition: int, first: int, last: int, count: int) -> None:
+        self.topic, self.partition, self.first, self.last, self.count = topic, partition, first, last, count
+        super().__init__(
+            f"{topic}-{partition} deleted {count} unhandled records, offsets {first} to {last}: raise its retention.ms "
+            "(ROOKERY_INBOX_RETENTION) or add workers"
+        )
+
+
 class NotBound(RookeryError):
     """An operation needs a running application, client or test kit, and there is none."""
 

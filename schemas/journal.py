@@ -4,8 +4,9 @@ Values begin with a format byte, integers are little-endian. The layouts serve t
 every commit batch and a slot with most; the reader checks everything, since recovery must not guess.
 
     ~claim       format, generation i64, partitions u32, worker
-    ~pos         format, partitions u32, ring u32, next slot, next sequence, sent-through u64; per lane: prefix u64,
-                 count of done flags u32, the flags as bits (lowest first), last sequence of each source u64
+    ~pos         format, partitions u32, ring u32, next slot, next sequence, sent-through u64; per lane: topic id of the
+                 inbox (16 bytes), prefix u64, count of done flags u32, the flags as bits (lowest first), last sequence
+                 of each source u64
     ~out/<i>     format, number u64, count of destinations u32; per destination: size of topic u16, topic,
                  partition u32, count of messages u32, sizes of keys i32 (-1: no key), sizes of values u32, keys and
                  values in turn
@@ -154,17 +155,23 @@ def decode_claim(data: bytes) -> Claim:
     return Claim(generation, data[_CLAIM_HEAD.size :].decode(), partitions)
 
 
+NO_INCARNATION = bytes(16)
+"""Of a topic whose id is not known."""
+
+
 @dataclass(slots=True)
 class LanePosition:
     """Progress of one lane: all offsets below `prefix` are done, and `prefix + i` where byte i of `done` is 1, else 0.
 
-    `seen[p]` is the last sequence from source partition p among the records below the prefix. On the wire a flag takes
-    one bit, so that the size is bounded by the window of unfinished records, however torn it is.
+    `seen[p]` is the last sequence from source partition p among the records below the prefix. `incarnation` tells the
+    inbox from one that was made again under its name: the offsets mean nothing there. On the wire a flag takes one bit,
+    so that the size is bounded by the window of unfinished records, however torn it is.
     """
 
     prefix: int
     done: bytes
     seen: array[int]  # of typecode "Q"
+    incarnation: bytes = NO_INCARNATION
 
     @classmethod
     def fresh(cls, start: int, partitions: int) -> LanePosition:
@@ -189,7 +196,7 @@ class Position:
 
 
 _POSITION_HEAD = struct.Struct("<BIIQQQ")
-_LANE_HEAD = struct.Struct("<QI")
+_LANE_HEAD = struct.Struct("<16sQI")
 # Between flags (bytes 0 and 1) and binary digits, so that C packs them.
 _DIGITS, _FLAGS = bytes.maketrans(b"\x00\x01", b"01"), bytes.maketrans(b"01", b"\x00\x01")
 _DONE_RUN = re.compile(rb"\x01+")
@@ -203,7 +210,7 @@ def encode_position(position: Position) -> bytes:
         if len(lane.seen) != p.partitions:
             raise ValueError(f"{len(lane.seen)} sequences for {p.partitions} partitions")
         prefix, done = lane.prefix, lane.done
-        parts.append(_LANE_HEAD.pack(prefix, len(done)))
+        parts.append(_LANE_HEAD.pack(lane.incarnation, prefix, len(done)))
         if done:
             parts.append(int(done.translate(_DIGITS)[::-1], 2).to_bytes((len(done) + 7) // 8, "little"))
         parts.append(_little_endian(lane.seen).tobytes())
@@ -216,7 +223,7 @@ def decode_position(data: bytes) -> Position:
     _, partitions, ring, next_slot, next_sequence, sent_through = _POSITION_HEAD.unpack_from(data)
     lanes, at = [], _POSITION_HEAD.size
     for _ in range(_LANES):
-        prefix, count = _LANE_HEAD.unpack_from(data, at)
+        incarnation, prefix, count = _LANE_HEAD.unpack_from(data, at)
         at += _LANE_HEAD.size
         size = (count + 7) // 8
         if at + size > len(data):
@@ -228,7 +235,7 @@ def decode_position(data: bytes) -> Position:
         done = f"{bits:0{count}b}".encode().translate(_FLAGS)[::-1] if count else b""
         seen = _little_endian(array("Q", data[at : at + 8 * partitions]))
         at += 8 * partitions
-        lanes.append(LanePosition(prefix, done, seen))
+        lanes.append(LanePosition(prefix, done, seen, incarnation))
     if at != len(data):  # a slice beyond the end was short, and this finds it
         raise ValueError(f"it ends at {len(data)} instead of {at}")
     return Position(lanes, next_slot, next_sequence, sent_through, ring, partitions)

@@ -85,6 +85,10 @@ class Log(Protocol):
         """(log start, end offset) of the partition in each of the three inboxes, by lane."""
         ...
 
+    async def incarnations(self) -> Sequence[bytes]:
+        """What tells each inbox, by lane, from one that is made again under its name; asked from the broker now."""
+        ...
+
     def read_inbox(self, partition: int, lane: int, start: int, stop: int) -> AsyncIterator[Sequence[Record]]:
         """Yield batches of one inbox partition in [start, stop), ending once `stop` is reached."""
         ...

@@ -41,6 +41,27 @@ class MemoryLog:
         self.epochs = [0] * partitions  # handed out by the coordinator
         self._fences = [0] * partitions  # the newest epoch that has appended
         self._watchers: list[asyncio.Event] = []
+        self._starts: defaultdict[tuple[str, int], int] = defaultdict(int)
+        self._made: defaultdict[str, int] = defaultdict(lambda: 1)  # how often a topic was made
+
+    def start(self, topic: str, partition: int) -> int:
+        """The first offset that is left."""
+        return self._starts[topic, partition]
+
+    def incarnation(self, topic: str) -> bytes:
+        """Another one each time a topic is made."""
+        return self._made[topic].to_bytes(16)
+
+    def truncate(self, topic: str, partition: int, start: int) -> None:
+        """Delete the records below `start`, as retention does."""
+        self._starts[topic, partition] = start
+
+    def recreate(self, topic: str) -> None:
+        """Delete a topic and make it again, empty."""
+        self._made[topic] += 1
+        for partition in range(self.partitions):
+            self._records.pop((topic, partition), None)
+            self._starts.pop((topic, partition), None)
 
     def records(self, topic: str, partition: int) -> Sequence[MemoryRecord]:
         """All records of a topic partition, in order."""
@@ -52,11 +73,12 @@ class MemoryLog:
         partition: int,
         messages: Sequence[tuple[bytes | None, bytes]],
         headers: Sequence[tuple[str, bytes]] = (),
+        timestamp: int = 0,
     ) -> None:
-        """Store messages in order and wake whoever reads."""
+        """Store messages in order and wake whoever reads; `timestamp` is milliseconds since the Unix epoch."""
         log = self._records[topic, partition]
         for key, value in messages:
-            log.append(MemoryRecord(len(log), key, value, headers, 0))
+            log.append(MemoryRecord(len(log), key, value, headers, timestamp))
         for watcher in self._watchers:
             watcher.set()
 
@@ -128,14 +150,21 @@ class MemoryPort:
     async def inbox_bounds(self, partition: int) -> Sequence[tuple[int, int]]:
         """See `Log.inbox_bounds`."""
         await asyncio.sleep(LATENCY_SECONDS)
-        return [(0, len(self.log.records(topic, partition))) for topic in self.log.topics.inboxes]
+        log = self.log
+        return [(log.start(topic, partition), len(log.records(topic, partition))) for topic in log.topics.inboxes]
+
+    async def incarnations(self) -> Sequence[bytes]:
+        """See `Log.incarnations`."""
+        await asyncio.sleep(LATENCY_SECONDS)
+        return [self.log.incarnation(topic) for topic in self.log.topics.inboxes]
 
     async def read_inbox(
         self, partition: int, lane: int, start: int, stop: int
     ) -> AsyncIterator[Sequence[MemoryRecord]]:
         """See `Log.read_inbox`."""
         await asyncio.sleep(LATENCY_SECONDS)
-        yield self.log.records(self.log.topics.inboxes[lane], partition)[start:stop]
+        topic = self.log.topics.inboxes[lane]
+        yield self.log.records(topic, partition)[max(start, self.log.start(topic, partition)) : stop]
 
     async def ship(self, topic: str, partition: int, messages: Sequence[tuple[bytes | None, bytes]]) -> None:
         """See `Log.ship`."""
@@ -196,6 +225,10 @@ class MemoryWorker:
     def _inbox(self, partition: int, lane: int) -> Sequence[MemoryRecord]:
         return self.port.log.records(self.port.log.topics.inboxes[lane], partition)
 
+    def _bounds(self, partition: int, lane: int) -> tuple[int, int]:
+        topic = self.port.log.topics.inboxes[lane]
+        return self.port.log.start(topic, partition), len(self._inbox(partition, lane))
+
     async def _fetch(self) -> None:
         port = self.port
         while True:
@@ -207,6 +240,10 @@ class MemoryWorker:
                     position = port.positions.get((partition, lane))
                     if position is None or (partition, lane) in port.paused:
                         continue
+                    # Like aiokafka: a position that the log does not have any more becomes its start.
+                    start, end = self._bounds(partition, lane)
+                    if not start <= position <= end:
+                        position = start
                     records = self._inbox(partition, lane)[position : position + FETCH_RECORDS_MAX]
                     if records:
                         port.positions[partition, lane] = position + len(records)

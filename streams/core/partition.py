@@ -19,14 +19,15 @@ from typing import NamedTuple
 from rookery.schemas.envelope import SEAL_BYTES, Envelope, seal
 from rookery.schemas.errors import EnvelopeError
 from rookery.schemas.journal import (
+    NO_INCARNATION,
     POSITION,
-    LanePosition,
     Position,
     Slot,
     encode_position,
     encode_slot,
     slot_key,
 )
+from rookery.streams.core.fitting import fit
 from rookery.streams.core.fold import Recovered
 from rookery.streams.core.mailbox import LANES, Mailbox
 from rookery.streams.core.outbox import Destination, Group, Message, Outbox
@@ -51,10 +52,6 @@ class Sent(NamedTuple):
 
 # Tombstones of stopped agents in one batch: about 30 KB.
 TOMBSTONES_MAX = 200
-
-
-class WrongPosition(Exception):
-    """A journal's position does not fit the inboxes as they are now."""
 
 
 class NotContiguous(Exception):
@@ -110,9 +107,17 @@ class Partition:
     """The state of one owned journal partition, from recovery to loss."""
 
     def __init__(
-        self, number: int, partitions: int, recovered: Recovered, bounds: Sequence[tuple[int, int]], limits: Limits
+        self,
+        number: int,
+        partitions: int,
+        recovered: Recovered,
+        bounds: Sequence[tuple[int, int]],
+        limits: Limits,
+        incarnations: Sequence[bytes] = (NO_INCARNATION,) * LANES,
+        afresh: bool = False,
     ) -> None:
-        """`bounds` are log start and end of the partition in each inbox, by lane. Raises WrongPosition."""
+        """`bounds` are log start and end of the partition in each inbox, by lane; see `fit` for the last two. Raises
+        WrongPosition."""
         self.number = number
         self.partitions = partitions
         self.limits = limits
@@ -120,8 +125,10 @@ class Partition:
         self.last = recovered.claim  # offset of our last journal record
         self.store = recovered.store
         self.repair = recovered.repair
-        position = recovered.position or _first_position(bounds, partitions, limits.ring)
-        _check(position, partitions, bounds)
+        position = fit(number, recovered.position, bounds, incarnations, partitions, limits.ring, afresh)
+        self.starts = tuple(start for start, _ in bounds)  # of the logs, when this partition was recovered
+        # By lane, of each fetch that is not done: its first offset, and the timestamp there (milliseconds).
+        self.ages: tuple[deque[tuple[int, int]], ...] = tuple(deque() for _ in range(LANES))
         self.lanes = tuple(LaneProgress(lane, limits.dedup_window) for lane in position.lanes)
         self.sequence = position.next_sequence
         # R7: the ring changes only while it is empty, so that slot numbers keep their places.
@@ -180,6 +187,18 @@ class Partition:
             if admitted:
                 deliver(lane, record, envelope)
         return None
+
+    def doubt(self, lane: int) -> None:
+        """The gap that was seen last could not be looked up: seen again, it counts as new."""
+        self._gaps[lane] = (-1, -1)
+
+    def forget_ages(self, lane: int) -> None:
+        """Drop the ages of fetches that are done."""
+        ages, progress = self.ages[lane], self.lanes[lane]
+        while len(ages) > 1 and ages[1][0] <= progress.prefix:
+            ages.popleft()
+        if progress.prefix == progress.next:
+            ages.clear()
 
     @property
     def is_written(self) -> bool:
@@ -358,26 +377,7 @@ class Partition:
         """Bytes that every batch may need besides its turns: the position record, done ranges included."""
         flags = sum(lane.flag_count for lane in self.lanes)
         return (
-            3 * 8 * self.partitions + flags // 8 + (4 + 3 * min(len(self.retiring), TOMBSTONES_MAX)) * RECORD_OVERHEAD
+            3 * (8 * self.partitions + 16)
+            + flags // 8
+            + (4 + 3 * min(len(self.retiring), TOMBSTONES_MAX)) * RECORD_OVERHEAD
         )
-
-
-def _check(position: Position, partitions: int, bounds: Sequence[tuple[int, int]]) -> None:
-    """Refuse a journal that belongs to other inboxes: offsets would mean other messages."""
-    if position.partitions != partitions:
-        raise WrongPosition(f"it was written for {position.partitions} partitions, there are {partitions}")
-    for lane, ((_, end), progress) in enumerate(zip(bounds, position.lanes, strict=True)):
-        if progress.prefix > end:
-            raise WrongPosition(f"lane {lane} is done up to {progress.prefix}, but the inbox ends at {end}")
-
-
-def _first_position(bounds: Sequence[tuple[int, int]], partitions: int, ring: int) -> Position:
-    """The position of a journal that has none: everything in the inboxes is still to do."""
-    return Position(
-        lanes=[LanePosition.fresh(start, partitions) for start, _ in bounds],
-        next_slot=1,
-        next_sequence=1,
-        sent_through=0,
-        ring=ring,
-        partitions=partitions,
-    )

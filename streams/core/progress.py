@@ -24,9 +24,13 @@ _TRIM_FLAGS = 4096
 class LaneProgress:
     """Tracks one lane from the position that the journal gave; every record enters through one of the admit calls."""
 
-    __slots__ = ("_base", "_flags", "_id_log", "_ids", "_origins", "_seen", "_seen_stored", "_window", "next", "prefix")
+    __slots__ = (
+        *("_base", "_flags", "_id_log", "_ids", "_origins", "_seen", "_seen_stored", "_window"),
+        *("incarnation", "next", "prefix"),
+    )
 
     def __init__(self, position: LanePosition, window: int) -> None:
+        self.incarnation = position.incarnation  # of the inbox that these offsets belong to
         self.prefix = position.prefix  # everything below is done
         self.next = position.prefix  # the offset to admit next
         self._base = position.prefix  # the offset of _flags[0]
@@ -83,6 +87,22 @@ class LaneProgress:
         self._origins.extend(repeat(None, missing))
         self.next = offset
 
+    def truncate(self, start: int) -> tuple[int, int, int] | None:
+        """The log deleted everything below `start`, which is above `next`: go on there.
+
+        Returns the first and the last offset that was not done, and how many there were; the last one stays open until
+        its caller has finished it. None if all were done.
+        """
+        index, missing = self.next - self._base, start - self.next
+        lost = bytes(self._flags[index : index + missing]).ljust(missing, b"\x00")
+        first, last, count = lost.find(0), lost.rfind(0), lost.count(0)
+        begin = self.next
+        self.skip_to(start)
+        if not count:
+            return None
+        self._flags[index + last] = 0
+        return begin + first, begin + last, count
+
     def _settle(self, known: bool) -> bool:
         index, flags = self.next - self._base, self._flags
         self.next += 1
@@ -119,4 +139,4 @@ class LaneProgress:
         """What the journal has to keep of this lane now."""
         last = self._flags.rfind(1, self.prefix - self._base)
         done = bytes(self._flags[self.prefix - self._base : last + 1]) if last >= 0 else b""
-        return LanePosition(prefix=self.prefix, done=done, seen=self._seen_stored[:])
+        return LanePosition(self.prefix, done, self._seen_stored[:], self.incarnation)

@@ -7,8 +7,8 @@ import traceback
 from collections.abc import Callable
 
 from rookery.agents.effects import error_body
-from rookery.schemas.deadletter import encode_dead_letter
-from rookery.schemas.errors import EnvelopeError, RookeryError
+from rookery.schemas.deadletter import encode_dead_letter, encode_lost_stretch
+from rookery.schemas.errors import EnvelopeError, LogTruncated, RookeryError
 from rookery.streams.core.mailbox import Item, Mailbox
 from rookery.streams.core.partition import Finished, Partition, Sent
 from rookery.streams.core.routing import Router
@@ -41,6 +41,13 @@ class DeadLetters:
     def unreadable(self, partition: Partition, lane: int, record: Record, error: EnvelopeError) -> Finished:
         """The effects of a record that is no envelope."""
         return Finished(None, lane, record.offset, None, [self._letter(partition.number, lane, record, None, error)])
+
+    def truncated(self, number: int, lane: int, error: LogTruncated) -> Finished:
+        """The effects of a stretch that the log deleted before it was handled."""
+        self.counts[error.reason] = self.counts.get(error.reason, 0) + 1
+        body = encode_lost_stretch(error, app_id=self._router.topics.app_id)
+        letter = Sent((self._router.topics.deadletter, number), None, body, sequenced=False)
+        return Finished(None, lane, error.last, None, [letter])
 
     def _letter(self, number: int, lane: int, record: Record, item: Item | None, error: BaseException) -> Sent:
         reason = reason_of(error)

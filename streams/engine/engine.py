@@ -20,6 +20,7 @@ from rookery.streams.core.runqueue import RunQueue
 from rookery.streams.core.store import MemoryStore, Store
 from rookery.streams.engine.census import census
 from rookery.streams.engine.deadletters import DeadLetters
+from rookery.streams.engine.ground import Ground
 from rookery.streams.engine.inbound import Inbound
 from rookery.streams.engine.ownership import Ownership
 from rookery.streams.engine.pool import Pool
@@ -88,13 +89,32 @@ class Engine:
         self._pool = Pool(self.queue, self._turns.run, self._runner_pauses, self.watch, settings.concurrency_max)
         limits = limits_of(settings)
         self.shipper = Shipper(port, self.router.topics, settings.batch_bytes_max, self._shipped)
+        self.ground = Ground(
+            settings,
+            port,
+            self.router.topics.inboxes,
+            self.dead_letters,
+            self._running_partitions,
+            self._pool.wake,
+            self.fatal,
+            now_ns,
+        )
         self.inbound = Inbound(
-            settings, limits, self.router, self.queue, self.dead_letters, port, self._pool.wake, self._loop.time
+            settings,
+            limits,
+            self.router,
+            self.queue,
+            self.dead_letters,
+            port,
+            self.ground,
+            self._pool.wake,
+            self._loop.time,
         )
         self._worker = worker
         self.open_store = open_store
         self._flushed_at = 0.0
         self._ticker: asyncio.Task[None] | None = None
+        self._watcher: asyncio.Task[None] | None = None
         self._passivation: asyncio.Task[None] | None = None
         self._draining = False
         self.commit_age_sum = 0.0  # seconds, over batches: from building to the ack
@@ -112,7 +132,9 @@ class Engine:
     async def start(self) -> None:
         """Start housekeeping."""
         self._ticker = asyncio.create_task(self._tick(), name="rookery-ticker")
-        self._ticker.add_done_callback(self.watch)
+        self._watcher = asyncio.create_task(self.ground.watch(), name="rookery-ground")
+        for task in (self._ticker, self._watcher):
+            task.add_done_callback(self.watch)
 
     def revoking(self) -> None:
         """A rebalance begins: fetching stops by itself; turns and appends go on, the log arbitrates."""
@@ -160,7 +182,7 @@ class Engine:
     async def stop(self) -> None:
         """Stop at once: running handlers are cancelled, what is not committed never happened."""
         self._turns.stopping = True
-        for task in (self._ticker, self._passivation):
+        for task in (self._ticker, self._watcher, self._passivation):
             if task is not None:
                 task.cancel()
         for ownership in self._owned.values():
@@ -242,6 +264,9 @@ class Engine:
         ownership = self._owned.get(number)
         return None if ownership is None else ownership.partition
 
+    def _running_partitions(self) -> list[Partition]:
+        return [owned.partition for owned in self._owned.values() if owned.partition is not None]
+
     def watch(self, task: asyncio.Task[None]) -> None:
         """Done callback of tasks that must not end by an error unnoticed."""
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -290,4 +315,6 @@ class Engine:
             "ready": len(self.queue),
             "shipping": self.shipper.statistics(),
             "dead_letters": dict(self.dead_letters.counts),
+            "lost_records": self.ground.lost_count,
+            "retention_left": dict(self.ground.seconds_left),
         }

@@ -14,6 +14,7 @@ from rookery.streams.core.partition import Limits, Partition
 from rookery.streams.core.routing import Router
 from rookery.streams.core.runqueue import RunQueue
 from rookery.streams.engine.deadletters import DeadLetters
+from rookery.streams.engine.ground import Ground
 from rookery.streams.log import Log, Record
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ class Inbound:
         queue: RunQueue,
         dead_letters: DeadLetters,
         port: Log,
+        ground: Ground,
         wake: Callable[[], None],
         clock: Callable[[], float],
     ) -> None:
@@ -65,6 +67,7 @@ class Inbound:
         self._queue = queue
         self._dead_letters = dead_letters
         self._port = port
+        self._ground = ground
         self._wake = wake
         self._clock = clock
         self._paused: set[tuple[int, int]] = set()
@@ -75,6 +78,7 @@ class Inbound:
 
     def opened(self, partition: Partition) -> None:
         """A partition is recovered: fetch it from its prefixes on."""
+        self._ground.opened(partition)
         for lane in range(LANES):
             self._port.seek(partition.number, lane, partition.lanes[lane].next)
             self._resume(partition.number, lane)
@@ -86,6 +90,7 @@ class Inbound:
 
     def closed(self, partition: Partition) -> None:
         """A partition is dropped."""
+        self._ground.closed(partition.number)
         for lane in range(LANES):
             self._resume(partition.number, lane)
         for mailbox in [mailbox for mailbox in self._unborn if mailbox.partition == partition.number]:
@@ -94,6 +99,7 @@ class Inbound:
     def progressed(self, partition: Partition) -> None:
         """A commit moved prefixes: resume lanes whose window is half empty again."""
         for lane in range(LANES):
+            partition.forget_ages(lane)
             if partition.lanes[lane].fetched_count <= self.limits.window_max // 2:
                 self._resume(partition.number, lane)
 
@@ -106,6 +112,11 @@ class Inbound:
 
     def take(self, partition: Partition, lane: int, records: Sequence[Record]) -> None:
         """Admit fetched records of one lane."""
+        if self._ground.is_looking(partition.number, lane):
+            return
+        expected = partition.lanes[lane].next
+        if records[0].offset < expected:
+            self._ground.suspect()
         mailboxes, push, now = partition.mailboxes, self._queue.push, self._clock()
 
         def deliver(lane: int, record: Record, envelope: Envelope) -> None:
@@ -130,7 +141,9 @@ class Inbound:
         missing = partition.admit(lane, records, read, deliver, refuse)
         if missing is not None:
             log.warning("records from %d on are missing in lane %d of partition %d", missing, lane, partition.number)
-            self._port.seek(partition.number, lane, missing)
+            self._ground.look(partition, lane)
+        elif partition.lanes[lane].next > expected:
+            partition.ages[lane].append((expected, records[0].timestamp))
         full = partition.lanes[lane].fetched_count >= self.limits.window_max
         if full and (partition.number, lane) not in self._paused:
             self._paused.add((partition.number, lane))

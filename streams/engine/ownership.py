@@ -15,9 +15,9 @@ import enum
 import logging
 from typing import TYPE_CHECKING, Any
 
-from rookery.schemas.errors import JournalError, LeaseLost
+from rookery.schemas.errors import JournalError, LeaseLost, WrongPosition, WrongTopic
 from rookery.schemas.journal import Claim
-from rookery.streams.core.partition import CommitBatch, NotContiguous, Partition, WrongPosition
+from rookery.streams.core.partition import CommitBatch, NotContiguous, Partition
 from rookery.streams.engine.recovery import Owned, recover
 from rookery.streams.log import Lease
 
@@ -120,7 +120,7 @@ class Ownership:
             except Exception as error:
                 self._failures += 1
                 log.warning("recovery of partition %d failed (%d): %s", self.number, self._failures, error)
-                if self._failures >= ATTEMPTS_MAX or isinstance(error, WrongPosition | JournalError):
+                if self._failures >= ATTEMPTS_MAX or isinstance(error, WrongPosition | WrongTopic | JournalError):
                     raise
                 confirmed = False
                 await asyncio.sleep(min(RETRY_FIRST * 2**self._failures, RETRY_MAX))

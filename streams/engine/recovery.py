@@ -35,18 +35,33 @@ class Owned:
     lease: Lease
     unsent: list[tuple[Destination, Group]]
 
+    async def rewrite(self) -> None:
+        """Write the position as it is now, with whatever has to be repaired. Raises LeaseLost."""
+        batch = self.partition.build(refresh=True)
+        if batch is not None:
+            await self.lease.append(list(batch.records.items()), self.partition.lease_number)
+
 
 async def recover(
-    port: Log, number: int, limits: Limits, claim: Claim, inboxes: Sequence[str], open_store: Callable[[int], Store]
+    port: Log,
+    number: int,
+    limits: Limits,
+    claim: Claim,
+    inboxes: Sequence[str],
+    open_store: Callable[[int], Store],
+    afresh: bool = False,
 ) -> Owned:
-    """Claim a journal partition and rebuild its state. Raises LeaseLost, JournalError, or what log and store raise."""
+    """Claim a journal partition and rebuild its state; with `afresh`, void what does not fit the inboxes.
+
+    Raises LeaseLost, JournalError, WrongPosition, or what log and store raise.
+    """
     started = time.perf_counter()
     lease = await port.acquire(number)
     base = await lease.append([(CLAIM, encode_claim(claim))], None)
     store = open_store(number)
     try:
         recovered = await _fold(port, number, store, base)
-        partition = await _rebuild(port, number, limits, recovered, claim.partitions, inboxes)
+        partition = await _rebuild(port, number, limits, recovered, claim.partitions, inboxes, afresh)
     except BaseException:
         store.close()
         raise
@@ -75,11 +90,19 @@ async def _fold(port: Log, number: int, store: Store, base: int) -> Recovered:
 
 
 async def _rebuild(
-    port: Log, number: int, limits: Limits, recovered: Recovered, partitions: int, inboxes: Sequence[str]
+    port: Log,
+    number: int,
+    limits: Limits,
+    recovered: Recovered,
+    partitions: int,
+    inboxes: Sequence[str],
+    afresh: bool,
 ) -> Partition:
     """The partition with its window of ids."""
+    # The ids come first: bounds that belong to an even later incarnation end below the prefix, or are caught next time.
+    incarnations = await port.incarnations()
     bounds = await port.inbox_bounds(number)
-    partition = Partition(number, partitions, recovered, bounds, limits)
+    partition = Partition(number, partitions, recovered, bounds, limits, incarnations, afresh)
     for lane, (start, _) in enumerate(bounds):
         progress, read = partition.lanes[lane], EnvelopeReader(inboxes[lane], number, lane)
         async for inbox in port.read_inbox(

@@ -16,7 +16,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 
-from rookery.schemas.errors import NotBound
+from rookery.schemas.errors import NotBound, WrongTopic
 from rookery.schemas.journal import LEASE_HEADER, lease_number
 from rookery.streams.core.routing import Topics
 from rookery.streams.kafka import lease
@@ -29,6 +29,7 @@ from rookery.streams.kafka.batches import (
     stop_producer,
 )
 from rookery.streams.kafka.reader import Readers, ReadFailed, stop_consumer
+from rookery.streams.kafka.topicids import topic_ids
 from rookery.streams.log import JournalRecord, Lease, NoSuchTopic, ShipFailed
 
 # Longer than a leader takes to move in a rolling restart, so that this costs no recovery; seconds.
@@ -153,6 +154,15 @@ class KafkaLog:
     async def inbox_bounds(self, partition: int) -> Sequence[tuple[int, int]]:
         """(log start, end offset) of the partition in each of the three inboxes, by lane."""
         return await self._bounds(self._topics.inboxes, partition)
+
+    async def incarnations(self) -> Sequence[bytes]:
+        """The topic ids of the inboxes; raises WrongTopic when one has other partitions than the journal."""
+        client = _running(self._journal).client
+        *inboxes, (_, partitions) = await topic_ids(client, (*self._topics.inboxes, self._topics.journal))
+        for topic, (_, count) in zip(self._topics.inboxes, inboxes, strict=True):
+            if count != partitions:
+                raise WrongTopic(topic, f"has {count} partitions now, the journal has {partitions}")
+        return [topic_id for topic_id, _ in inboxes]
 
     async def read_inbox(
         self, partition: int, lane: int, start: int, stop: int

@@ -239,7 +239,7 @@ def test_a_turn_as_large_as_a_batch_goes_alone_and_a_larger_one_does_not_fit() -
     partition = fresh()
     (agent,) = mailboxes(partition, 1)
     turn(partition, agent, b"small")
-    large = turn(partition, agent, b"x" * 2_600)
+    large = turn(partition, agent, b"x" * 2_550)
     turn(partition, agent, b"end")
     assert partition.fits(large)
     assert not partition.fits(Finished(agent, 1, 9, b"x" * 3_000, ()))

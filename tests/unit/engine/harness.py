@@ -49,6 +49,7 @@ def post(
     id: str | None = None,  # noqa: A002 - the name of the field
     deadline: int = 0,
     reply_to: str = "",
+    timestamp: int = 0,
 ) -> bytes:
     """What a client does: append a sealed envelope to the target's inbox; returns its bytes."""
     kind, content_type, data = payload.encode(message)
@@ -66,7 +67,8 @@ def post(
         deadline=deadline,
     )
     value = seal(body)
-    log.append(log.topics.inboxes[priority], partition_of(target, log.partitions), [(target.encode(), value)])
+    partition = partition_of(target, log.partitions)
+    log.append(log.topics.inboxes[priority], partition, [(target.encode(), value)], timestamp=timestamp)
     return value
 
 

@@ -28,6 +28,8 @@ FULL: dict[str, Any] = {
     "recoveries": 3,
     "rebalances": 5,
     "late_replies": 6,
+    "lost_records": 11,
+    "retention_left": {1: 3600.0},
     "ready": 7,
     "pool": {"runners": 9, "idle": 1, "max": 1000},
     "shipping": {"shipped": 80, "retries": 8, "dropped_replies": 9, "destinations_busy": 1},
@@ -246,7 +248,8 @@ def test_every_number_of_the_statistics_is_on_the_page(metrics: Metrics) -> None
         return found[name][()]
 
     assert [plain(f"rookery_{name}_total") for name in ("lost_leases", "refused_appends", "recoveries")] == [1, 2, 3]
-    assert [plain(f"rookery_{name}_total") for name in ("rebalances", "late_replies")] == [5, 6]
+    assert [plain(f"rookery_{name}_total") for name in ("rebalances", "late_replies", "lost_records")] == [5, 6, 11]
+    assert found["rookery_inbox_retention_left_seconds"] == {(("priority", "normal"),): 3600}
     assert [plain(f"rookery_{name}") for name in ("ready_agents", "concurrency_max")] == [7, 1000]
     names = ("sent_messages", "send_retries", "dropped_replies")
     assert [plain(f"rookery_{name}_total") for name in names] == [80, 8, 9]
