@@ -7,9 +7,10 @@ them with the state, or drops them when the handler raised.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import msgspec
+from msgspec import Struct
 
 from rookery.agents.errors import OutsideTurn
 from rookery.schemas import payload as codecs
@@ -31,7 +32,7 @@ class HasId(Protocol):
         """The address."""
 
 
-class Outgoing(NamedTuple):
+class Outgoing(Struct, gc=False, eq=False):
     """One message that a turn sends: `body` is an envelope that is not sealed yet. A reply knows its conversation."""
 
     target: str

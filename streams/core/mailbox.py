@@ -1,7 +1,9 @@
 """The mailbox of one agent: its waiting messages in three lanes, and what the engine knows of its activation."""
 
 from collections import deque
-from typing import Any, NamedTuple
+from typing import Any
+
+from msgspec import Struct
 
 from rookery.schemas.envelope import Envelope
 from rookery.streams.log import Record
@@ -9,8 +11,10 @@ from rookery.streams.log import Record
 LANES = 3
 
 
-class Item(NamedTuple):
+class Item(Struct, gc=False, eq=False):
     """One waiting message: its envelope, and the record it came in (a dead letter needs the original bytes)."""
+
+    # A Struct, like all that is made once per message: a tenth of the time of a NamedTuple, and no work for the collector.
 
     offset: int
     envelope: Envelope

@@ -6,7 +6,9 @@ once everything up to its old number has been acknowledged, so recovery always f
 
 from collections import deque
 from collections.abc import Sequence
-from typing import NamedTuple
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 # A target partition: topic and partition number.
 Destination = tuple[str, int]
@@ -52,7 +54,7 @@ class Outbox:
             del self._open[self.sent_through]
 
 
-class Group(NamedTuple):
+class Group(Struct, eq=False):
     """The messages of one slot for one destination, in commit order."""
 
     outbox: Outbox
@@ -104,8 +106,8 @@ class DestinationQueue:
                 taken.append(groups.popleft())
                 continue
             if not taken:
-                groups[0] = group._replace(messages=group.messages[index:])
-                taken.append(group._replace(messages=group.messages[:index]))
+                groups[0] = replace(group, messages=group.messages[index:])
+                taken.append(replace(group, messages=group.messages[:index]))
                 messages.extend(group.messages[:index])
             break
         groups.extendleft(reversed(taken))

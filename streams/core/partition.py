@@ -14,7 +14,8 @@ R4 lease, claim, fold, repair            R8 durable steps and adoption (cells): 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from rookery.schemas.envelope import SEAL_BYTES, Envelope, seal
 from rookery.schemas.errors import EnvelopeError
@@ -41,7 +42,7 @@ RECORD_OVERHEAD = 64
 MESSAGE_OVERHEAD = SEAL_BYTES + 16
 
 
-class Sent(NamedTuple):
+class Sent(Struct, gc=False, eq=False):
     """A message as a turn leaves it, resolved to its destination; sequenced ones are sealed by the batch builder."""
 
     destination: Destination
@@ -58,25 +59,24 @@ class NotContiguous(Exception):
     """A journal append landed at an offset that is not our last + 1: somebody else wrote in between."""
 
 
-class Finished:
+class Finished(Struct, eq=False):
     """The effects of one finished turn, waiting for a commit batch.
 
     `state` is the agent's record after the turn (None: unchanged; b"": delete it); `sent` what it sends, in order.
     `size` bounds what the turn adds to a batch, in bytes.
     """
 
-    __slots__ = ("lane", "mailbox", "offset", "sent", "size", "state")
+    mailbox: Mailbox | None
+    lane: int
+    offset: int
+    state: bytes | None
+    sent: Sequence[Sent]
+    size: int = 0
 
-    def __init__(
-        self, mailbox: Mailbox | None, lane: int, offset: int, state: bytes | None, sent: Sequence[Sent]
-    ) -> None:
-        self.mailbox = mailbox
-        self.lane = lane
-        self.offset = offset
-        self.state = state
-        self.sent = sent
+    def __post_init__(self) -> None:
+        state = self.state
         size = 0 if state is None else len(state) + RECORD_OVERHEAD
-        for message in sent:
+        for message in self.sent:
             size += len(message.body) + len(message.key or b"") + MESSAGE_OVERHEAD
         self.size = size
 
