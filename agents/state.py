@@ -59,8 +59,9 @@ class StateSchema:
         """Set the declared attributes to the stored state, or to the defaults for None."""
         attributes.update(msgspec.structs.asdict(self.decode(data)))
 
-    def encode(self, attributes: dict[str, Any]) -> bytes:
+    def dump(self, agent: Any) -> bytes:
         """The declared attributes as bytes; raises PayloadError naming class and field."""
+        attributes = agent.__dict__
         # Building a struct and encoding it takes half the time of building and encoding a dict.
         try:
             return self._encode(self.struct(*self._values(attributes)))

@@ -22,6 +22,8 @@ from rookery.schemas.errors import (
     UnknownAgentType,
     UnknownHandler,
 )
+from rookery.schemas.journal import encode_agent
+from rookery.schemas.system import PREFIX
 
 if TYPE_CHECKING:
     from rookery.agents.agent import Agent
@@ -29,7 +31,12 @@ if TYPE_CHECKING:
 
 
 class AgentType:
-    """One agent class, compiled. `find(message_type)` gives the handler of a message, the catch-all, or None."""
+    """One agent class, compiled.
+
+    `find(message_type)` gives the handler of a message, the catch-all, or None, as for all messages of Rookery itself.
+    `dump(agent)` gives the declared attributes as bytes; raises PayloadError naming class and field.
+    `record_head` in front of them makes the agent's record.
+    """
 
     __slots__ = (
         "_on_spawn",
@@ -37,10 +44,12 @@ class AgentType:
         "_types",
         "cls",
         "decode_state",
+        "dump",
         "find",
         "has_activate",
         "has_passivate",
         "name",
+        "record_head",
         "state_version",
     )
 
@@ -57,9 +66,13 @@ class AgentType:
         self._types = tuple(by_type)
         self.find: Callable[[str], BoundHandler | None] = by_type.get
         if catch_all is not None:
-            self.find = lambda message_type: by_type.get(message_type, catch_all)
+            self.find = lambda message_type: by_type.get(
+                message_type, None if message_type.startswith(PREFIX) else catch_all
+            )
         self._state = StateSchema(cls, root)
         self.decode_state = self._state.decode
+        self.dump = self._state.dump
+        self.record_head = encode_agent(self.name, self.state_version, 0, b"")
         self._on_spawn = _OnSpawn(cls, root, self.name)
         self.has_activate = cls.on_activate is not root.on_activate
         self.has_passivate = cls.on_passivate is not root.on_passivate
@@ -89,10 +102,6 @@ class AgentType:
         None sets the defaults. Raises PayloadError naming class and field if the state doesn't fit the class.
         """
         self._state.fill(agent.__dict__, state)
-
-    def dump(self, agent: Agent) -> bytes:
-        """The declared attributes as bytes; raises PayloadError naming class and field."""
-        return self._state.encode(agent.__dict__)
 
     def state_of(self, agent: Agent) -> dict[str, Any]:
         """The declared attributes by name; the values are the agent's own: encode them before it goes on."""

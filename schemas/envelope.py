@@ -139,18 +139,23 @@ def _kind(name: str, content_type: str, priority: int) -> bytes:
 # --- reading --------------------------------------------------------------------------------------------------------
 
 
+_parse = Envelope.FromString
+
+
 def decode(data: bytes | None) -> Envelope:
     """Check the CRC over the bytes as received and parse them; addresses are not looked at.
 
     Raises MissingCrc, CrcMismatch or Undecodable, and nothing else.
     """
-    if data is None or len(data) < _CRC.size or data[-5] != _CRC_TAG:
+    if data is None or (size := len(data) - _CRC.size) < 0:
         raise MissingCrc(len(data or b""))
-    stated, computed = int.from_bytes(data[-4:], "little"), zlib.crc32(data[:-5])
-    if stated != computed:
+    tag, stated = _CRC.unpack_from(data, size)
+    if tag != _CRC_TAG:
+        raise MissingCrc(len(data))
+    if stated != (computed := zlib.crc32(data[:size])):
         raise CrcMismatch(stated, computed)
     try:
-        envelope = Envelope.FromString(data)
+        envelope = _parse(data)
     except DecodeError as error:
         raise Undecodable(f"it is not an Envelope of rookery.v1: {error}") from None
     if envelope.crc32 != stated:

@@ -14,10 +14,11 @@ R4 lease, claim, fold, repair            R8 durable steps and adoption (cells): 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from msgspec import Struct
 
-from rookery.schemas.envelope import SEAL_BYTES, Envelope, seal
+from rookery.schemas.envelope import SEAL_BYTES, Envelope, decode, seal
 from rookery.schemas.errors import EnvelopeError
 from rookery.schemas.journal import (
     NO_INCARNATION,
@@ -30,7 +31,7 @@ from rookery.schemas.journal import (
 )
 from rookery.streams.core.fitting import fit
 from rookery.streams.core.fold import Recovered
-from rookery.streams.core.mailbox import LANES, Mailbox
+from rookery.streams.core.mailbox import LANES, Item, Mailbox
 from rookery.streams.core.outbox import Destination, Group, Message, Outbox
 from rookery.streams.core.progress import LaneProgress
 from rookery.streams.core.store import Mark
@@ -90,6 +91,14 @@ class Limits:
     window_max: int
     ring: int
     dedup_window: int
+
+
+class Admitted(NamedTuple):
+    """What became of fetched records."""
+
+    items: list[Item]  # to be handled, in order
+    refused: list[tuple[Record, EnvelopeError]]  # unreadable: each is owed a finished turn
+    missing: int | None  # the offset to seek to, when records are missing in between
 
 
 @dataclass(slots=True)
@@ -152,16 +161,14 @@ class Partition:
         lane: int,
         records: Iterable[Record],
         read: Callable[[Record], Envelope],
-        deliver: Callable[[int, Record, Envelope], None],
-        refuse: Callable[[int, Record, EnvelopeError], None],
-    ) -> int | None:
-        """Admit fetched records of a lane in order (R1, R2, R3).
+    ) -> Admitted:
+        """Admit fetched records of a lane in order (R1, R2, R3); `read` is for records with headers.
 
-        Calls `deliver(lane, record, envelope)` for each that has to be handled and `refuse` for each that cannot be
-        read (it counts as admitted: the caller owes a finished turn). Records below `next` came again and are skipped.
-        Returns the offset to seek to when records are missing in between, else None.
+        Records below `next` came again and are skipped; nothing is admitted behind a gap.
         """
         progress = self.lanes[lane]
+        items: list[Item] = []
+        refused: list[tuple[Record, EnvelopeError]] = []
         for record in records:
             offset = record.offset
             if offset != progress.next:
@@ -170,13 +177,13 @@ class Partition:
                 # A gap: sought back once; the same two edges again are a hole in the log (R1).
                 if self._gaps[lane] != (progress.next, offset):
                     self._gaps[lane] = (progress.next, offset)
-                    return progress.next
+                    return Admitted(items, refused, progress.next)
                 progress.skip_to(offset)
             try:
-                envelope = read(record)
+                envelope = read(record) if record.headers else decode(record.value)
             except EnvelopeError as error:
                 if progress.admit_outside(""):
-                    refuse(lane, record, error)
+                    refused.append((record, error))
                 continue
             delivery = envelope.delivery
             sequence = delivery.sequence
@@ -185,8 +192,8 @@ class Partition:
             else:
                 admitted = progress.admit_outside(envelope.id)
             if admitted:
-                deliver(lane, record, envelope)
-        return None
+                items.append(Item(offset, envelope, record))
+        return Admitted(items, refused, None)
 
     def doubt(self, lane: int) -> None:
         """The gap that was seen last could not be looked up: seen again, it counts as new."""

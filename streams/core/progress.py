@@ -58,14 +58,11 @@ class LaneProgress:
         known = sequence <= self._seen[source]
         if not known:
             self._seen[source] = sequence
-        self._origins.append((source, sequence))
-        return self._settle(known)
+        return self._enter((source, sequence), known)
 
     def admit_outside(self, message_id: str) -> bool:
         """Admit the record at `next`, sent by a client; an empty id is never a repeat. True if it is to be handled."""
-        known = bool(message_id) and self.remember(self.next, message_id)
-        self._origins.append(None)
-        return self._settle(known)
+        return self._enter(None, message_id != "" and self.remember(self.next, message_id))
 
     def remember(self, offset: int, message_id: str) -> bool:
         """Put the id of the record at `offset` into the window; True if the window held it already."""
@@ -103,9 +100,11 @@ class LaneProgress:
         self._flags[index + last] = 0
         return begin + first, begin + last, count
 
-    def _settle(self, known: bool) -> bool:
-        index, flags = self.next - self._base, self._flags
-        self.next += 1
+    def _enter(self, origin: tuple[int, int] | None, known: bool) -> bool:
+        self._origins.append(origin)
+        flags, offset = self._flags, self.next
+        index = offset - self._base
+        self.next = offset + 1
         if index == len(flags):
             flags.append(known)
         elif known:

@@ -86,7 +86,9 @@ class Engine:
             settings.message_bytes_max,
             observe,
         )
-        self._pool = Pool(self.queue, self._turns.run, self._runner_pauses, self.watch, settings.concurrency_max)
+        self._pool = Pool(
+            self.queue, self._turns.run, self._runner_pauses, self.watch, self._loop.time, settings.concurrency_max
+        )
         limits = limits_of(settings)
         self.shipper = Shipper(port, self.router.topics, settings.batch_bytes_max, self._shipped)
         self.ground = Ground(

@@ -7,7 +7,7 @@ from rookery.agents.system import read_spawn
 from rookery.ops.settings import Settings
 from rookery.schemas.address import parse, partition_of
 from rookery.schemas.envelope import Envelope, Priority, decode, decode_json, is_json
-from rookery.schemas.errors import EnvelopeError, InvalidAddress, Misrouted, NotSpawned, PayloadError
+from rookery.schemas.errors import InvalidAddress, Misrouted, NotSpawned, PayloadError
 from rookery.schemas.system import SPAWN
 from rookery.streams.core.mailbox import LANES, Item, Mailbox
 from rookery.streams.core.partition import Limits, Partition
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 class EnvelopeReader:
-    """Reads the records of one inbox partition, in either form."""
+    """Reads those records of one inbox partition that have headers, in either form."""
 
     __slots__ = ("_lane", "_partition", "_topic")
 
@@ -31,7 +31,7 @@ class EnvelopeReader:
     def __call__(self, record: Record) -> Envelope:
         """The envelope of a record. Raises EnvelopeError."""
         headers = record.headers
-        if headers and is_json(headers):
+        if is_json(headers):
             return decode_json(
                 record.key,
                 record.value,
@@ -117,28 +117,24 @@ class Inbound:
         expected = partition.lanes[lane].next
         if records[0].offset < expected:
             self._ground.suspect()
-        mailboxes, push, now = partition.mailboxes, self._queue.push, self._clock()
-
-        def deliver(lane: int, record: Record, envelope: Envelope) -> None:
-            item = Item(record.offset, envelope, record)
-            mailbox = mailboxes.get(envelope.target)
+        find, push, now = partition.mailboxes.get, self._queue.push, self._clock()
+        read = EnvelopeReader(self._router.topics.inboxes[lane], partition.number, lane)
+        items, refused, missing = partition.admit(lane, records, read)
+        for item in items:
+            mailbox = find(item.envelope.target)
             if mailbox is None:
                 mailbox = self._open(partition, lane, item)
                 if mailbox is None:
-                    return
+                    continue
             mailbox.used_at = now
             if mailbox.unborn:
                 self._wait_for_spawn(mailbox, lane, item)
-                return
+                continue
             mailbox.lanes[lane].append(item)
             if not mailbox.running:
                 push(mailbox, lane)
-
-        def refuse(lane: int, record: Record, error: EnvelopeError) -> None:
+        for record, error in refused:
             partition.finish(self._dead_letters.unreadable(partition, lane, record, error))
-
-        read = EnvelopeReader(self._router.topics.inboxes[lane], partition.number, lane)
-        missing = partition.admit(lane, records, read, deliver, refuse)
         if missing is not None:
             log.warning("records from %d on are missing in lane %d of partition %d", missing, lane, partition.number)
             self._ground.look(partition, lane)

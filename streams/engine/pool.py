@@ -26,17 +26,20 @@ class Pool:
     def __init__(
         self,
         queue: RunQueue,
-        run_turn: Callable[[Mailbox, int], Awaitable[None]],
+        run_turn: Callable[[Mailbox, int, float], Awaitable[float]],
         pause: Callable[[bool], None],
         watch: Callable[[asyncio.Task[None]], None],
+        clock: Callable[[], float],
         concurrency_max: int,
     ) -> None:
-        """`run_turn(mailbox, lane)` never raises but on cancellation of the pool; `pause(drained)` is called whenever a
-        runner is about to give way: `drained` tells that no ready work is left. `watch` is told of ended runners."""
+        """`run_turn(mailbox, lane, now)` returns the time at its end and never raises but on cancellation of the pool;
+        `pause(drained)` is called whenever a runner is about to give way: `drained` tells that no ready work is left.
+        `watch` is told of ended runners; `clock` is monotonic seconds."""
         self._queue = queue
         self._run_turn = run_turn
         self._pause = pause
         self._watch = watch
+        self._clock = clock
         self._concurrency_max = concurrency_max
         self._runners: set[asyncio.Task[None]] = set()
         self._idle: list[asyncio.Future[None]] = []
@@ -83,20 +86,26 @@ class Pool:
 
     async def _run(self) -> None:
         me = asyncio.current_task()
-        loop, queue = self._loop, self._queue
+        queue, run_turn = self._queue, self._run_turn
         while not self._closed:
-            slice_end = loop.time() + SLICE_SECONDS
+            now = self._clock()
+            slice_end = now + SLICE_SECONDS
             while not (self._yielding or self._draining) and (work := queue.pop()) is not None:
                 mailbox, lane = work
-                self.wake()
+                if not self._armed:
+                    self.wake()
                 mailbox.running, mailbox.runner = True, me
-                await self._run_turn(mailbox, lane)
+                now = await run_turn(mailbox, lane, now)
                 mailbox.running = False
                 if not mailbox.closed:
-                    for waiting in (2, 1, 0):
-                        if mailbox.lanes[waiting]:
-                            queue.push(mailbox, waiting)
-                if loop.time() >= slice_end:
+                    low, normal, high = mailbox.lanes
+                    if high:
+                        queue.push(mailbox, 2)
+                    if normal:
+                        queue.push(mailbox, 1)
+                    if low:
+                        queue.push(mailbox, 0)
+                if now >= slice_end:
                     break
             else:
                 if self._yielding or await self._rest():

@@ -6,7 +6,6 @@ reply. The agent's attributes are put back to what they were before, so the next
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
 from inspect import isawaitable
 from types import CoroutineType
@@ -15,7 +14,7 @@ from typing import Any
 from rookery.agents.effects import TurnContext, reply_body
 from rookery.agents.handlers import BoundHandler
 from rookery.agents.system import handle_system, read_spawn
-from rookery.agents.types import AgentType, Registry
+from rookery.agents.types import Registry
 from rookery.schemas.address import parse
 from rookery.schemas.envelope import Envelope
 from rookery.schemas.errors import AgentStopped, BatchTooLarge, Expired, NotSpawned
@@ -60,72 +59,60 @@ class TurnRunner:
         self._observe = observe
         self.stopping = False  # cancellations come from the pool's end, not from handlers
 
-    async def run(self, mailbox: Mailbox, lane: int) -> None:
-        """Run the turn of the first message of a lane. Never raises, but for the cancellation of a runner at rest."""
+    async def run(self, mailbox: Mailbox, lane: int, started: float) -> float:
+        """Run the turn of the first message of a lane; `started` is now, and so is what it returns, on the clock.
+
+        Never raises, but for the cancellation of a runner at rest.
+        """
         partition = self._partition_of(mailbox.partition)
         if partition is None:
-            return
+            return started
         if mailbox.spawn_lane is not None:
             lane, mailbox.spawn_lane = mailbox.spawn_lane, None
         item = mailbox.lanes[lane].popleft()
-        started = time.perf_counter()
-        failed = True
+        finished, failed, fresh = None, False, False
         try:
-            finished = await self._turn(partition, mailbox, lane, item)
-            failed = False
-        except asyncio.CancelledError as error:
-            if mailbox.closed:
-                _uncancel()
-                return
-            if self.stopping:
-                raise
-            finished = self._fail(partition, mailbox, lane, item, error)
-        except Exception as error:
-            if mailbox.closed:
-                _uncancel()
-                return
-            finished = self._fail(partition, mailbox, lane, item, error)
-        if mailbox.closed:
+            # One coroutine for all of a turn, since each more costs as much as a small handler.
+            envelope, now_ns = item.envelope, self._now_ns()
+            if deadline := envelope.deadline:
+                _in_time(mailbox.address, deadline, now_ns)
+            if mailbox.agent is None:
+                fresh = await self._activate(partition, mailbox, envelope, now_ns)
+            else:
+                mailbox.context.begin(envelope, now_ns)
+            message_type = envelope.type
+            bound: BoundHandler | None = mailbox.kind.find(message_type)
+            if bound is not None:
+                result = bound.function(mailbox.agent, bound.decode(envelope.payload, envelope.content_type))
+                # Coroutines are the rule; the general question costs ten times as much.
+                if type(result) is CoroutineType or isawaitable(result):
+                    result = await result
+                finished = self._effects(partition, mailbox, lane, item, result)
+            elif message_type == STOP:
+                finished = await self._stop(partition, mailbox, lane, item)
+            else:
+                finished = await self._system(partition, mailbox, lane, item, fresh)
+        except (asyncio.CancelledError, Exception) as error:
+            if not mailbox.closed:
+                if self.stopping and isinstance(error, asyncio.CancelledError):
+                    raise
+                failed, finished = True, self._fail(partition, mailbox, lane, item, error)
+        now = self._clock()
+        if mailbox.closed or finished is None:
             _uncancel()
-            return
+            return now
         partition.finish(finished)
-        mailbox.used_at = self._clock()
-        self._observe(mailbox, lane, time.perf_counter() - started, failed)
+        mailbox.used_at = now
+        self._observe(mailbox, lane, now - started, failed)
+        return now
 
-    async def _turn(self, partition: Partition, mailbox: Mailbox, lane: int, item: Item) -> Finished:
-        envelope, now_ns = item.envelope, self._now_ns()
-        if envelope.deadline and envelope.deadline < now_ns:
-            raise Expired(mailbox.address, envelope.deadline)
-        message_type = envelope.type
-        fresh = mailbox.agent is None and mailbox.state is None and mailbox.key not in partition.store
-        if mailbox.agent is None:
-            await self._activate(partition, mailbox, envelope, now_ns)
-        else:
-            mailbox.context.begin(envelope, now_ns)
-        kind: AgentType = mailbox.kind
-        agent, context = mailbox.agent, mailbox.context
-        if message_type.startswith(PREFIX):
-            if message_type == STOP:
-                return await self._stop(partition, mailbox, lane, item)
-            # Spawned before: the same answer, and on_spawn does not run again.
-            again = message_type == SPAWN and not fresh
-            result = None if again else handle_system(kind, agent, context, envelope)
-            if isawaitable(result):
-                result = await result
-        else:
-            bound: BoundHandler | None = kind.find(message_type)
-            if bound is None:
-                raise kind.unknown_handler(message_type)
-            result = bound.function(agent, bound.decode(envelope.payload, envelope.content_type))
-            # Coroutines are the rule; the general question costs ten times as much.
-            if type(result) is CoroutineType or isawaitable(result):
-                result = await result
-        state = kind.dump(agent)
-        record = None
-        if state != mailbox.state or message_type == SPAWN:
-            record = encode_agent(kind.name, kind.state_version, 0, state)
+    def _effects(self, partition: Partition, mailbox: Mailbox, lane: int, item: Item, result: Any) -> Finished:
+        """Close a turn whose handler returned: what it changed and sends. Nothing is accepted if this raises."""
+        kind, context = mailbox.kind, mailbox.context
+        state = kind.dump(mailbox.agent)
+        record = kind.record_head + state if state != mailbox.state or item.envelope.type == SPAWN else None
         sends = context.take()
-        if envelope.reply_to and (reply := reply_body(context, result)) is not None:
+        if (reply := reply_body(context, result)) is not None:
             sends.append(reply)
         sent = self._router.sent
         finished = Finished(mailbox, lane, item.offset, record, [sent(send) for send in sends] if sends else ())
@@ -134,11 +121,23 @@ class TurnRunner:
         mailbox.state = state
         return finished
 
-    async def _activate(self, partition: Partition, mailbox: Mailbox, envelope: Envelope, now_ns: int) -> None:
-        """Bring the agent to memory with its committed state, and open the turn."""
+    async def _system(self, partition: Partition, mailbox: Mailbox, lane: int, item: Item, fresh: bool) -> Finished:
+        """Handle a message that no handler takes: Rookery's own, or one of an unknown type."""
+        kind, envelope = mailbox.kind, item.envelope
+        if not envelope.type.startswith(PREFIX):
+            raise kind.unknown_handler(envelope.type)
+        result = None
+        # Spawned before: the same answer, and on_spawn does not run again.
+        if envelope.type != SPAWN or fresh:
+            result = await handle_system(kind, mailbox.agent, mailbox.context, envelope)
+        return self._effects(partition, mailbox, lane, item, result)
+
+    async def _activate(self, partition: Partition, mailbox: Mailbox, envelope: Envelope, now_ns: int) -> bool:
+        """Bring the agent to memory with its committed state, and open the turn. True if it has no record yet."""
         if mailbox.stopped:
             raise AgentStopped(mailbox.address)
         stored = partition.store.get(mailbox.key)
+        fresh = mailbox.state is None and stored is None
         if mailbox.state is not None:  # not committed yet: newer than the store
             kind, state = mailbox.kind, mailbox.state
         elif stored is not None:
@@ -167,6 +166,7 @@ class TurnRunner:
             if isawaitable(result):
                 await result
         mailbox.agent, mailbox.state = agent, state
+        return fresh
 
     async def _stop(self, partition: Partition, mailbox: Mailbox, lane: int, item: Item) -> Finished:
         """End the agent for good: what comes later is refused, and its record goes once the stop is settled."""
@@ -220,6 +220,11 @@ class TurnRunner:
         if mailbox.idle and not mailbox.closed:
             mailbox.closed = True
             partition.mailboxes.pop(mailbox.address, None)
+
+
+def _in_time(address: str, deadline: int, now_ns: int) -> None:
+    if deadline < now_ns:
+        raise Expired(address, deadline)
 
 
 def _uncancel() -> None:
