@@ -79,13 +79,20 @@ COUNTERS: Final = (
     ("rookery_dropped_replies", "Replies whose client had gone", "shipping.dropped_replies"),
     ("rookery_lost_records", "Records that an inbox deleted before they were handled", "lost_records"),
     ("rookery_late_replies", "Replies that came after their ask had timed out", "late_replies"),
+    ("rookery_lock_timeouts", "Locks and permits that were not free in time", "locks.timeouts"),
+    ("rookery_lost_locks", "Locks and permits that may have been lost while they were held", "locks.lost"),
+    ("rookery_redis_errors", "Commands that Redis did not answer or refused", "locks.errors"),
 )
 GAUGES: Final = (
     ("rookery_ready_agents", "Entries of the run queue: agents with work, once per priority", "ready"),
+    ("rookery_held_locks", "Locks and permits held", "locks.held"),
+    ("rookery_waiting_locks", "Waiters for locks and permits", "locks.waiting"),
+    ("rookery_redis_down_seconds", "Seconds since Redis answered last, 0 while it does", "locks.down_seconds"),
     ("rookery_concurrency_max", "Turns that may run at once", "pool.max"),
 )
 # Name, help, where the count stands, where the sum.
 SUMMARIES: Final = (
+    ("rookery_lock_wait_seconds", "Seconds waited for locks and permits", "locks.acquired", "locks.wait_seconds"),
     ("rookery_commit_batch_turns", "Turns in a commit batch", "commit_batches", "committed_turns"),
     (
         "rookery_commit_age_seconds",

@@ -45,9 +45,11 @@ class Settings(BaseSettings):
     redis_url: str | None = Field(
         None,
         repr=False,  # it may carry a password
-        pattern=r"^(rediss?|unix)://.+$",
-        description="redis://host:port/database, rediss:// for TLS; only locks and limits need it",
+        pattern=r"^(rediss?(\+sentinel|\+cluster)?|unix)://.+$",
+        description="redis://host:port/database, redis+sentinel://host:port,host:port/service, "
+        "redis+cluster://host:port,host:port; rediss for TLS; only locks and limits need it",
     )
+    redis_timeout: float = Field(1.0, ge=0.05, le=60, description="seconds a command to Redis may take")
     data_dir: str = Field(".rookery/data", min_length=1, description="folder for local stores; one worker, one folder")
     web_host: str = Field("127.0.0.1", min_length=1, description="address of health and metrics pages")
     web_port: int = Field(0, ge=0, le=65_535, description="their port; 0 takes a free one")

@@ -23,6 +23,7 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from rookery.agents import Agent, AgentHandle, AgentManager
 from rookery.agents.binding import Reply, bind, unbind
 from rookery.agents.types import AgentType, Registry
+from rookery.ops import locks
 from rookery.ops.settings import Settings
 from rookery.schemas import payload as codecs
 from rookery.schemas.envelope import Priority
@@ -32,6 +33,7 @@ from rookery.streams.core.outbox import Destination
 from rookery.streams.core.routing import Router, Topics
 from rookery.streams.engine.engine import Engine
 from rookery.streams.kafka import topics
+from rookery.streams.kafka.fence import KafkaFence
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +73,8 @@ class Client:
         self._caller: Caller | None = None
         self._replies: asyncio.Task[None] | None = None
         self._replies_open = asyncio.Lock()
+        self._fence: KafkaFence | None = None
+        self._locks: locks.LockService | None = None
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -99,12 +103,19 @@ class Client:
             ask_timeout=self.settings.ask_timeout,
             message_bytes_max=self.settings.message_bytes_max,
         )
+        self._fence = KafkaFence(self.topics.fence, self._kafka)
+        self._locks = locks.LockService(self.topics.app_id, lambda: locks.connect_by(self.settings), self._fence)
+        locks.bind(self._locks)
         bind(self)
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
         """Send what is buffered, remove the reply topic, disconnect."""
         unbind(self)
+        if self._locks is not None and self._fence is not None:
+            locks.unbind(self._locks)
+            await self._locks.close()
+            await self._fence.stop()
         if self._replies is not None:
             self._replies.cancel()
             await asyncio.gather(self._replies, return_exceptions=True)
@@ -196,6 +207,11 @@ class Client:
     def now_ns(self) -> int:
         """Nanoseconds since the epoch."""
         return time.time_ns()
+
+    @property
+    def lock_statistics(self) -> dict[str, Any]:
+        """Counts of locks, permits and limits of this process; empty before it is started."""
+        return {} if self._locks is None else self._locks.statistics()
 
     @property
     def late_count(self) -> int:

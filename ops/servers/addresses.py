@@ -41,15 +41,17 @@ def written(path: Path) -> dict[str, str]:
 
 
 def endpoints(address: str, default_port: int) -> list[tuple[str, int]]:
-    """Split ``host:port`` pairs separated by commas, or take the host and port of one URL.
+    """Split ``host:port`` pairs separated by commas, alone or in a URL.
 
     Raises:
         ValueError: no host, or a port that is no number. The text leaves out the address: it may hold a password.
     """
     pairs = []
-    for part in [address] if "://" in address else address.split(","):
+    if "://" in address:  # without user, password and path
+        address = address.partition("://")[2].partition("/")[0].partition("?")[0].rpartition("@")[2]
+    for part in address.split(","):
         try:
-            url = urlsplit(part if "://" in part else f"//{part}")
+            url = urlsplit(f"//{part}")
             host, port = url.hostname, url.port
         except ValueError:
             raise ValueError("a port must be a number up to 65535") from None

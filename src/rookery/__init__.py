@@ -18,19 +18,26 @@ from rookery.schemas.errors import (
     ConfigurationError,
     InvalidAddress,
     InvalidAgent,
+    LockLost,
+    LockTimeout,
     MessageTooLarge,
+    NoFence,
     NotBound,
     NotOwned,
     NotSpawned,
     Overloaded,
     PayloadError,
+    RedisUnavailable,
     RookeryError,
+    StaleFence,
     UnknownAgentType,
     UnknownHandler,
     WrongTopic,
 )
+from rookery.schemas.fence import check_fence
 
 if TYPE_CHECKING:
+    from rookery.ops.locks import Leader, Lock, RateLimit, Semaphore, acquire_lock, release_lock, renew_lock
     from rookery.ops.settings import Settings
     from rookery.streams.client import Client
     from rookery.streams.kafka.app import App
@@ -54,7 +61,12 @@ __all__ = [
     "Envelope",
     "InvalidAddress",
     "InvalidAgent",
+    "Leader",
+    "Lock",
+    "LockLost",
+    "LockTimeout",
     "MessageTooLarge",
+    "NoFence",
     "NotBound",
     "NotOwned",
     "NotSpawned",
@@ -62,18 +74,29 @@ __all__ = [
     "Overloaded",
     "PayloadError",
     "Priority",
+    "RateLimit",
+    "RedisUnavailable",
     "RookeryError",
+    "Semaphore",
     "Settings",
     "SpawnRefused",
+    "StaleFence",
     "StateView",
     "UnknownAgentType",
     "UnknownHandler",
     "WrongTopic",
     "__version__",
+    "acquire_lock",
+    "check_fence",
     "handler",
+    "release_lock",
+    "renew_lock",
 ]
 
 _AT_FIRST_USE = {
+    **dict.fromkeys(
+        ("Leader", "Lock", "RateLimit", "Semaphore", "acquire_lock", "release_lock", "renew_lock"), "rookery.ops.locks"
+    ),
     "App": "rookery.streams.kafka.app",
     "Client": "rookery.streams.client",
     "Settings": "rookery.ops.settings",

@@ -68,7 +68,11 @@ class EngineService(Service):
         """Of the engine; empty before it is started."""
         if self._engine is None or self._client is None:
             return {}
-        return {**self._engine.statistics(), "late_replies": self._client.late_count}
+        return {
+            **self._engine.statistics(),
+            "late_replies": self._client.late_count,
+            "locks": self._client.lock_statistics,
+        }
 
     async def on_start(self) -> None:
         """Check the ground, make topics, connect. Raises IncompatibleVersion, WrongTopic, ConfigurationError."""

@@ -30,6 +30,16 @@ FULL: dict[str, Any] = {
     "late_replies": 6,
     "lost_records": 11,
     "retention_left": {1: 3600.0},
+    "locks": {
+        "acquired": 21,
+        "wait_seconds": 2.5,
+        "timeouts": 22,
+        "lost": 23,
+        "errors": 24,
+        "held": 25,
+        "waiting": 26,
+        "down_seconds": 27.5,
+    },
     "ready": 7,
     "pool": {"runners": 9, "idle": 1, "max": 1000},
     "shipping": {"shipped": 80, "retries": 8, "dropped_replies": 9, "destinations_busy": 1},
@@ -256,6 +266,11 @@ def test_every_number_of_the_statistics_is_on_the_page(metrics: Metrics) -> None
     assert (plain("rookery_commit_batch_turns_count"), plain("rookery_commit_batch_turns_sum")) == (4, 40)
     assert (plain("rookery_commit_age_seconds_count"), plain("rookery_commit_age_seconds_sum")) == (4, 0.5)
     assert plain("rookery_outbox_unsent_batches") == 3
+    names = ("lock_timeouts", "lost_locks", "redis_errors")
+    assert [plain(f"rookery_{name}_total") for name in names] == [22, 23, 24]
+    names = ("held_locks", "waiting_locks", "redis_down_seconds")
+    assert [plain(f"rookery_{name}") for name in names] == [25, 26, 27.5]
+    assert (plain("rookery_lock_wait_seconds_count"), plain("rookery_lock_wait_seconds_sum")) == (21, 2.5)
     assert found["rookery_dead_letters_total"] == {
         (("reason", "handler-failed"),): 2,
         (("reason", "crc-mismatch"),): 1,

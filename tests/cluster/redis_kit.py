@@ -1,0 +1,196 @@
+"""Real Redis servers that a test may stop, freeze, restart and promote, and a proxy that loses replies."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
+from pathlib import Path
+from types import coroutine
+from typing import Any
+
+import redis
+
+from rookery.ops.locks import LockService
+from rookery.ops.locks.connect import connect
+from rookery.ops.servers.local_redis import find_redis
+from rookery.ops.servers.process import launch
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+class RedisServer:
+    """One redis-server in a folder of its own; `options` as on its command line."""
+
+    def __init__(self, folder: Path, *options: str, port: int = 0, environment: dict[str, str] | None = None) -> None:
+        self.folder = folder
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.port = port or free_port()
+        self._options = options
+        self._environment = environment
+        self._process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> None:
+        command = [find_redis(), *self._options, "--bind", "127.0.0.1", "--port", str(self.port)]
+        if "--sentinel" not in self._options:
+            command += ["--save", "", "--appendonly", "no"]
+        command += ["--dir", str(self.folder)]
+        with (self.folder / "server.log").open("ab") as log:
+            self._process = launch(
+                command,
+                dies_with_us=signal.SIGKILL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **(self._environment or {})},
+            )
+        deadline = time.monotonic() + 30
+        while True:
+            with contextlib.suppress(redis.ConnectionError), self.admin() as client:
+                client.ping()
+                return
+            assert time.monotonic() < deadline, (self.folder / "server.log").read_text()
+            time.sleep(0.02)
+
+    def admin(self) -> redis.Redis:
+        return redis.Redis(port=self.port, socket_timeout=10)
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        os.kill(self._process.pid, number)
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(10)
+            self._process = None
+
+    def restart(self) -> None:
+        """Stop and start it: it has forgotten everything."""
+        self.stop()
+        self.start()
+
+
+class Proxy:
+    """Hands bytes on to a Redis; `lose` replies are swallowed, each with its connection."""
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self.lose = 0
+        self.lost = 0
+        self.port = 0
+
+    @contextlib.asynccontextmanager
+    async def serving(self) -> AsyncIterator[Proxy]:
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+        async with server:
+            yield self
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        from_redis, to_redis = await asyncio.open_connection("127.0.0.1", self._target)
+        pumps = [
+            asyncio.create_task(self._pump(reader, to_redis, replies=False)),
+            asyncio.create_task(self._pump(from_redis, writer, replies=True)),
+        ]
+        await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        for pump in pumps:
+            pump.cancel()
+        for end in (to_redis, writer):
+            end.close()
+
+    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, replies: bool) -> None:
+        while data := await source.read(65_536):
+            if replies and self.lose:
+                self.lose -= 1
+                self.lost += 1
+                return
+            sink.write(data)
+            await sink.drain()
+
+
+class Tokens:
+    """A source of tokens for tests of one process."""
+
+    def __init__(self) -> None:
+        self.given: list[int] = []
+        self._numbers = itertools.count(1)
+
+    async def __call__(self, name: str, holder: str) -> int:
+        await asyncio.sleep(0)
+        self.given.append(next(self._numbers))
+        return self.given[-1]
+
+
+@contextlib.asynccontextmanager
+async def locks_of(url: str, timeout: float = 1.0) -> AsyncIterator[tuple[Any, LockService, Tokens]]:
+    """A client, its lock service and a source of tokens, all closed at the end."""
+    from rookery.ops.locks import service
+
+    client = connect(url, timeout)
+    found = service.find(client, "the test")
+    found.fence = tokens = Tokens()
+    try:
+        yield client, found, tokens
+    finally:
+        await found.close()
+        await client.aclose()
+
+
+@coroutine
+def cancelled_at(work: Coroutine[Any, Any, Any], number: int, reached: list[int]) -> Generator[Any, Any, Any]:
+    """Run `work` and cancel the task that runs it when it waits for the `number`th time (from 0)."""
+    error: BaseException | None = None
+    for count in itertools.count():
+        try:
+            waits_for = work.send(None) if error is None else work.throw(error)
+        except StopIteration as end:
+            return end.value
+        error = None
+        if count == number:
+            reached.append(number)
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+        try:
+            yield waits_for
+        except BaseException as thrown:
+            error = thrown
+
+
+async def eventually(holds: Callable[[], Awaitable[bool]], seconds: float = 10.0) -> None:
+    """Return once it holds; fails after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not await holds():
+        assert time.monotonic() < deadline, "it never came true"
+        await asyncio.sleep(0.01)
+
+
+def servers(folder: Path) -> Generator[Callable[..., RedisServer], None, None]:
+    """For a fixture: a function that starts servers, all of which are gone at the end."""
+    started: list[RedisServer] = []
+
+    def start(*options: str, **more: Any) -> RedisServer:
+        server = RedisServer(folder / f"redis-{len(started)}", *options, **more)
+        started.append(server)
+        return server
+
+    try:
+        yield start
+    finally:
+        for server in started:
+            server.stop()
