@@ -78,6 +78,8 @@ COUNTERS: Final = (
     ("rookery_send_retries", "Batches of messages that had to be sent again", "shipping.retries"),
     ("rookery_dropped_replies", "Replies whose client had gone", "shipping.dropped_replies"),
     ("rookery_lost_records", "Records that an inbox deleted before they were handled", "lost_records"),
+    ("rookery_damaged_stores", "Local stores put aside as damaged and built anew from the journal", "stores.damaged"),
+    ("rookery_outdated_stores", "Local stores removed as too old and built anew from the journal", "stores.too_old"),
     ("rookery_late_replies", "Replies that came after their ask had timed out", "late_replies"),
     ("rookery_lock_timeouts", "Locks and permits that were not free in time", "locks.timeouts"),
     ("rookery_lost_locks", "Locks and permits that may have been lost while they were held", "locks.lost"),

@@ -99,6 +99,9 @@ class Settings(BaseSettings):
     outbox_ring: int = Field(64, ge=2, le=10_000, description="commit batches whose messages are unsent")
     lease_renewal: float = Field(DAY, ge=MINUTE, le=6 * DAY, description="seconds; brokers forget after 7 d")
     position_refresh: float = Field(6 * HOUR, ge=1, le=DAY, description="seconds, of an idle partition")
+    store: Literal["memory", "rocksdb"] = Field(
+        "memory", description="where agents are kept that are not in use; on disk a restart reads only what is new"
+    )
 
     # --- the ground --------------------------------------------------------------------------------------------
     ground_interval: float = Field(30.0, ge=1, le=HOUR, description="seconds between looks at the inboxes' logs")

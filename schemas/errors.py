@@ -319,6 +319,30 @@ class NotOwned(RookeryError, AttributeError):
         super().__init__(f"{what} is not in this process: use `await handle.state()`")
 
 
+class StoreFailed(RookeryError):
+    """The local store of a journal partition can't be used; nothing is lost, since the journal holds everything."""
+
+    reason = "store-failed"
+
+    def __init__(self, path: str, why: str) -> None:
+        self.path, self.why = path, why
+        super().__init__(
+            f"the local store {path} can't be used: {why}; make room on that disk, give this worker a data_dir of its "
+            "own that it may write, or set store to memory"
+        )
+
+
+class StoreDamaged(RookeryError):
+    """The local store of a journal partition is not what was written; it is built anew from the journal."""
+
+    reason = "store-damaged"
+    retriable = True
+
+    def __init__(self, path: str, why: str) -> None:
+        self.path, self.why = path, why
+        super().__init__(f"the local store {path} is damaged: {why}")
+
+
 class LeaseLost(RookeryError):
     """Another worker owns the journal partition now; what this one had not committed is void there."""
 

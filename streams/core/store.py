@@ -4,7 +4,7 @@ A `Store` keeps the last value of every key. It changes by `apply` only: all cha
 them, so that a store on disk that lost its end in a crash is still a true picture of an earlier offset.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple, Protocol
 
 from rookery.schemas.journal import CELL_MARK, is_retired
@@ -67,6 +67,11 @@ class Store(Protocol):
         ...
 
 
+# Gives the store behind a journal partition, as it was left; the callback is called when it fails later, and is of no
+# use from there on.
+OpenStore = Callable[[int, Callable[[Exception], None]], Store]
+
+
 class MemoryStore(dict[bytes, bytes]):
     """A store in memory: a dict of agents and cells, so that the hot path reads a dict."""
 
@@ -113,3 +118,8 @@ class MemoryStore(dict[bytes, bytes]):
         """See `Store.wipe`."""
         self.clear()
         self.mark, self._control = Mark(), {}
+
+
+def in_memory(number: int, broken: Callable[[Exception], None]) -> Store:
+    """An empty store in memory: an `OpenStore`."""
+    return MemoryStore()

@@ -5,19 +5,20 @@ A driver (Kafka's in `streams/kafka`, the in-memory one in `streams/memory.py`) 
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from rookery.agents.types import AgentType, Registry
 from rookery.ops.settings import Settings
-from rookery.schemas.errors import NotOwned
+from rookery.schemas.errors import NotOwned, StoreDamaged, StoreFailed
 from rookery.schemas.journal import decode_agent
 from rookery.streams.core.mailbox import LANES, Mailbox
 from rookery.streams.core.partition import Limits, Partition
 from rookery.streams.core.routing import Router, Topics
 from rookery.streams.core.runqueue import RunQueue
-from rookery.streams.core.store import MemoryStore, Store
+from rookery.streams.core.store import OpenStore, in_memory
 from rookery.streams.engine.census import census
 from rookery.streams.engine.deadletters import DeadLetters
 from rookery.streams.engine.ground import Ground
@@ -62,10 +63,9 @@ class Engine:
         now_ns: Callable[[], int],
         new_id: Callable[[], str],
         observe: Callable[[Mailbox, int, float, bool], None] = lambda mailbox, lane, seconds, failed: None,
-        open_store: Callable[[int], Store] = lambda number: MemoryStore(),
+        open_store: OpenStore = in_memory,
     ) -> None:
-        """`worker` names this process in claims; `now_ns` is the wall clock, `new_id` makes unique ids;
-        `open_store(number)` gives the store behind a journal partition, as it was left."""
+        """`worker` names this process in claims; `now_ns` is the wall clock, `new_id` makes unique ids."""
         self.settings = settings
         self.registry = registry
         self.port = port
@@ -164,7 +164,9 @@ class Engine:
         fetching starts anew at the prefix when recovery ends."""
         owned = self._partition(partition)
         if owned is not None and not self._draining:
-            self.inbound.take(owned, lane, records)
+            # A store that fails has ended the partition; it is fetched again once it is recovered.
+            with contextlib.suppress(StoreDamaged, StoreFailed):
+                self.inbound.take(owned, lane, records)
 
     def committed(self, partition: int, lane: int) -> int | None:
         """The offset to commit for an inbox partition; None while it is not known here."""

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import functools
 import logging
 from typing import TYPE_CHECKING, Any
 
-from rookery.schemas.errors import JournalError, LeaseLost, WrongPosition, WrongTopic
+from rookery.schemas.errors import JournalError, LeaseLost, StoreDamaged, StoreFailed, WrongPosition, WrongTopic
 from rookery.schemas.journal import Claim
 from rookery.streams.core.partition import CommitBatch, NotContiguous, Partition
 from rookery.streams.engine.recovery import Owned, recover
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 
 # A recovery that fails is tried again with doubled delays (seconds) this often, then the worker gives up.
 ATTEMPTS_MAX, RETRY_FIRST, RETRY_MAX = 12, 0.1, 5.0
+# Trying again does not mend these.
+HOPELESS = (WrongPosition, WrongTopic, JournalError, StoreFailed)
 # The group did not confirm an assignment, nor take it away: it is asked again after this; seconds.
 CONFIRM_AGAIN = 1.0
 
@@ -114,13 +117,12 @@ class Ownership:
                     while not await engine.port.confirm_assignment(self.number):  # noqa: ASYNC110 - asks the group
                         await asyncio.sleep(CONFIRM_AGAIN)
                 self.phase = Phase.RECOVERING
-                owned = await recover(
-                    engine.port, self.number, limits, claim, engine.router.topics.inboxes, engine.open_store
-                )
+                store = functools.partial(engine.open_store, self.number, self._broken)
+                owned = await recover(engine.port, self.number, limits, claim, engine.router.topics.inboxes, store)
             except Exception as error:
                 self._failures += 1
                 log.warning("recovery of partition %d failed (%d): %s", self.number, self._failures, error)
-                if self._failures >= ATTEMPTS_MAX or isinstance(error, WrongPosition | WrongTopic | JournalError):
+                if self._failures >= ATTEMPTS_MAX or isinstance(error, HOPELESS):
                     raise
                 confirmed = False
                 await asyncio.sleep(min(RETRY_FIRST * 2**self._failures, RETRY_MAX))
@@ -168,6 +170,10 @@ class Ownership:
         self._close()
         self._failures += 1
         self._start(confirmed=False)
+
+    def _broken(self, error: Exception) -> None:
+        """The store failed."""
+        self.lost(str(error))
 
     def drop(self, why: str) -> None:
         """The partition is not ours any more."""
@@ -225,7 +231,7 @@ class Ownership:
                 return
             released = partition.acked(base)
         except Exception as error:
-            if not isinstance(error, LeaseLost | NotContiguous):
+            if not isinstance(error, LeaseLost | NotContiguous | StoreDamaged | StoreFailed):
                 # A defect, not a fault of the log: the outcome is unknown all the same.
                 log.exception("commit of partition %d failed", self.number)
             self._engine.counts["refused_appends"] += 1

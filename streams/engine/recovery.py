@@ -48,7 +48,7 @@ async def recover(
     limits: Limits,
     claim: Claim,
     inboxes: Sequence[str],
-    open_store: Callable[[int], Store],
+    open_store: Callable[[], Store],
     afresh: bool = False,
 ) -> Owned:
     """Claim a journal partition and rebuild its state; with `afresh`, void what does not fit the inboxes.
@@ -58,7 +58,7 @@ async def recover(
     started = time.perf_counter()
     lease = await port.acquire(number)
     base = await lease.append([(CLAIM, encode_claim(claim))], None)
-    store = open_store(number)
+    store = open_store()
     try:
         recovered = await _fold(port, number, store, base)
         partition = await _rebuild(port, number, limits, recovered, claim.partitions, inboxes, afresh)

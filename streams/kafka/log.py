@@ -140,6 +140,11 @@ class KafkaLog:
         """The journal partition's end offset, asked from the broker now."""
         return (await self._bounds((self._topics.journal,), partition))[0][1]
 
+    async def journal_id(self) -> bytes:
+        """The topic id of the journal: another one when it is made again."""
+        ((journal_id, _),) = await topic_ids(_running(self._journal).client, (self._topics.journal,))
+        return journal_id
+
     async def journal_start(self, partition: int) -> int:
         """The journal partition's log start, asked from the broker now."""
         return (await self._bounds((self._topics.journal,), partition))[0][0]

@@ -21,9 +21,11 @@ from mode import Service
 
 from rookery.schemas.errors import NotBound
 from rookery.streams.client import Client
+from rookery.streams.core.store import in_memory
 from rookery.streams.engine.engine import Engine
 from rookery.streams.kafka import selftest, topics
 from rookery.streams.kafka.log import KafkaLog
+from rookery.streams.rocks import RocksStores, stores_folder
 
 if TYPE_CHECKING:
     from rookery.streams.kafka.app import App
@@ -50,6 +52,7 @@ class EngineService(Service):
         self._engine: Engine | None = None
         self._log: KafkaLog | None = None
         self._client: Client | None = None
+        self._stores: RocksStores | None = None
 
     @property
     def engine(self) -> Engine:
@@ -72,6 +75,7 @@ class EngineService(Service):
             **self._engine.statistics(),
             "late_replies": self._client.late_count,
             "locks": self._client.lock_statistics,
+            "stores": {} if self._stores is None else self._stores.statistics(),
         }
 
     async def on_start(self) -> None:
@@ -84,6 +88,10 @@ class EngineService(Service):
         self._log = KafkaLog(app.topic_names, app.client_kwargs)
         await self._log.start()
         self._log.attach(cast("Any", app.consumer))
+        if settings.store == "rocksdb":
+            home = {"app": settings.app_id, "journal": (await self._log.journal_id()).hex()}
+            age_max = topics.TOMBSTONES_KEPT_MS / 1000 / 2
+            self._stores = RocksStores(stores_folder(settings.data_dir, settings.app_id), home, age_max, time.time)
         self._engine = Engine(
             settings,
             app.registry,
@@ -92,6 +100,7 @@ class EngineService(Service):
             now_ns=time.time_ns,
             new_id=id_source(),
             observe=app.metrics.observer,
+            open_store=in_memory if self._stores is None else self._stores.open,
         )
         await self._engine.start()
         self._client = Client(settings.app_id, engine=self._engine, settings=settings)

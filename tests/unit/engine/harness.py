@@ -17,6 +17,7 @@ from rookery.schemas.address import partition_of
 from rookery.schemas.deadletter import DeadLetter, decode_dead_letter
 from rookery.schemas.envelope import Priority, encode_body, seal
 from rookery.streams.core.routing import Topics
+from rookery.streams.core.store import OpenStore, in_memory
 from rookery.streams.engine.engine import Engine
 from rookery.streams.log import ShipFailed
 from rookery.streams.memory import LATENCY_SECONDS, MemoryLog, MemoryPort, MemoryWorker
@@ -104,7 +105,15 @@ class FaultyPort(MemoryPort):
 class Cluster:
     """Several workers and their group. Use as an async context manager; partitions are dealt in turn at the start."""
 
-    def __init__(self, *agents: type[Agent], partitions: int = 4, workers: int = 2, **settings: Any) -> None:
+    def __init__(
+        self,
+        *agents: type[Agent],
+        partitions: int = 4,
+        workers: int = 2,
+        stores: Sequence[OpenStore] = (),
+        **settings: Any,
+    ) -> None:
+        """Workers keep their partitions in `stores`, as far as there are so many, else in memory."""
         self.settings = Settings.load(app_id="cluster", partitions=partitions, **settings)
         self.registry = Registry()
         for cls in agents:
@@ -113,10 +122,10 @@ class Cluster:
         self.owners = [number % workers for number in range(partitions)]
         self.ports: list[FaultyPort] = []
         self.workers: list[MemoryWorker] = []
-        for _ in range(workers):
-            self.add_worker()
+        for index in range(workers):
+            self.add_worker(stores[index] if index < len(stores) else in_memory)
 
-    def add_worker(self) -> int:
+    def add_worker(self, open_store: OpenStore = in_memory) -> int:
         """One more worker, which owns nothing yet; returns its index."""
         index, port = len(self.workers), FaultyPort(self.log)
         numbers = itertools.count()
@@ -127,6 +136,7 @@ class Cluster:
             worker=f"w{index}",
             now_ns=lambda: NOW_NS + int(asyncio.get_running_loop().time() * 1e9),
             new_id=lambda: f"w{index}-{next(numbers)}",
+            open_store=open_store,
         )
         self.ports.append(port)
         self.workers.append(MemoryWorker(engine, port))

@@ -11,6 +11,7 @@ import pytest
 from rookery.agents import Agent, handler
 from rookery.schemas.errors import WrongPosition, WrongTopic
 from rookery.schemas.journal import Claim
+from rookery.streams.core.store import MemoryStore
 from rookery.streams.engine.recovery import recover
 from tests.unit.engine.harness import NOW_NS, Cluster, addresses, virtual
 
@@ -177,7 +178,7 @@ async def accept(cluster: Cluster, number: int) -> None:
     engine = cluster.engine(0)
     claim = Claim(generation=0, worker="operator", partitions=4)
     limits, inboxes = engine.inbound.limits, engine.router.topics.inboxes
-    owned = await recover(engine.port, number, limits, claim, inboxes, engine.open_store, afresh=True)
+    owned = await recover(engine.port, number, limits, claim, inboxes, MemoryStore, afresh=True)
     await owned.rewrite()
 
 

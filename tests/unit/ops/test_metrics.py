@@ -29,6 +29,7 @@ FULL: dict[str, Any] = {
     "rebalances": 5,
     "late_replies": 6,
     "lost_records": 11,
+    "stores": {"opened": 20, "damaged": 12, "too_old": 13},
     "retention_left": {1: 3600.0},
     "locks": {
         "acquired": 21,
@@ -275,6 +276,7 @@ def test_every_number_of_the_statistics_is_on_the_page(metrics: Metrics) -> None
         (("reason", "handler-failed"),): 2,
         (("reason", "crc-mismatch"),): 1,
     }
+    assert [plain(f"rookery_{name}_stores_total") for name in ("damaged", "outdated")] == [12, 13]
     assert found["rookery_partitions"] == {(("phase", "running"),): 2, (("phase", "recovering"),): 1}
     assert [found["rookery_backlog_messages"][("priority", name),] for name in page.PRIORITIES] == [11, 22, 33]
     assert found["rookery_live_agents"] == {(("agent_type", "Plane"),): 3}
