@@ -16,13 +16,20 @@ what a handler changes and sends is committed together when it returns, and drop
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Generator, MutableMapping
-from typing import Any, ClassVar, cast
+from collections.abc import Awaitable, Callable, Generator, MutableMapping
+from typing import Any, ClassVar, TypeVar, cast, overload
 
-from rookery.agents.effects import HasId, TurnContext
+from rookery.agents.effects import HasId, TurnContext, address_of
 from rookery.agents.errors import OutsideTurn, SpawnRefused
+from rookery.agents.steps import Call, Question
+from rookery.agents.steps import ask as _ask
+from rookery.agents.steps import step as _step
+from rookery.agents.supervision import Supervision
 from rookery.agents.types import AgentType
 from rookery.schemas.envelope import Envelope, Priority
+from rookery.schemas.payload import encode
+
+T = TypeVar("T")
 
 # An iterator that is at its end stays there, so one serves all.
 _NOTHING = cast("Generator[Any, Any, None]", iter(()))
@@ -49,6 +56,8 @@ class Agent:
 
     agent_type: ClassVar[str] = ""
     """The name of the type in addresses, if it is not the name of the class; not inherited."""
+    supervision: ClassVar[Supervision] = Supervision()
+    """What happens to messages whose turns fail."""
     state_version: ClassVar[int] = 0
     """Stored beside the state, 0 to 65,535; raise it when the meaning of a field changes."""
 
@@ -103,6 +112,77 @@ class Agent:
         """
         self.__context.send(target, message, priority, headers, deadline)
         return _SENT
+
+    @property
+    def attempt(self) -> int:
+        """How many turns have failed on the message in hand before this one."""
+        return self.__context.attempt
+
+    @overload
+    def step(
+        self,
+        name: str,
+        function: Callable[..., Awaitable[T]],
+        /,
+        *args: Any,
+        attempts: int = 1,
+        timeout: float | None = None,
+        backoff: float = 0.2,
+        returns: Any = None,
+    ) -> Awaitable[T]: ...
+    @overload
+    def step(
+        self,
+        name: str,
+        function: Callable[..., T],
+        /,
+        *args: Any,
+        attempts: int = 1,
+        timeout: float | None = None,
+        backoff: float = 0.2,
+        returns: Any = None,
+    ) -> Awaitable[T]: ...
+    def step(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        /,
+        *args: Any,
+        attempts: int = 1,
+        timeout: float | None = None,
+        backoff: float = 0.2,
+        returns: Any = None,
+    ) -> Awaitable[Any]:
+        """Run `function(*args)` once and for all: its result is committed before the turn goes on, and returned from
+        the journal when the turn runs again. Await it, or several with `asyncio.gather`.
+
+        The call itself happens at least once: `rookery.idempotency_key()` inside of it is the same each time. It gets
+        `attempts` tries with a growing `backoff`, and `timeout` for each, in seconds. The result must be something that
+        can be sent; it is read back as `returns`, else as the function's annotation says. The slot of the pool is free
+        meanwhile. Raises StepFailed when all tries failed, StepMismatch, PayloadError, BatchTooLarge, OutsideTurn.
+        """
+        supervision = Supervision(attempts=attempts, backoff=backoff, timeout=timeout)
+        return _step(self.__context, name, Call(function, args, supervision, returns))
+
+    def ask(
+        self,
+        target: str | HasId,
+        message: Any,
+        timeout: float | None = None,
+        *,
+        priority: Priority = Priority.NORMAL,
+        headers: dict[str, str] | None = None,
+        reply_type: Any = None,
+    ) -> Awaitable[Any]:
+        """Ask another agent and wait for its reply, as a durable step: asked once, whatever happens to this turn.
+
+        The request leaves at once, not at the end of the turn. `timeout` is seconds (default: the application's); the
+        target does not handle the request after it. The reply is read as `reply_type`, by default as builtins. Other
+        messages of this agent wait meanwhile; the slot of the pool is free. Raises AskTimeout, AgentError when the
+        target's handler failed, AskCycle when the target waits for this agent, and what `send` and `step` raise.
+        """
+        question = Question(address_of(target), encode(message), timeout, priority, headers or {})
+        return _ask(self.__context, question, reply_type)
 
     def on_spawn(self, *args: Any, **kwargs: Any) -> Awaitable[None] | None:
         """Called once, in the turn that spawns the agent, with the arguments of spawn_agent; the default takes none."""

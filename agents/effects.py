@@ -7,7 +7,7 @@ them with the state, or drops them when the handler raised.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 from msgspec import Struct
@@ -17,7 +17,10 @@ from rookery.schemas import payload as codecs
 from rookery.schemas.address import check
 from rookery.schemas.envelope import JSON, SEAL_BYTES, Envelope, Priority, encode_body
 from rookery.schemas.errors import MessageTooLarge
-from rookery.schemas.system import ERROR_HEADER, FAILURE, Failure
+from rookery.schemas.system import ASK_PREFIX, ERROR_HEADER, FAILURE, REPLY, Failure
+
+if TYPE_CHECKING:
+    from rookery.agents.steps import StepLog
 
 _TRACE = "traceparent"
 # The text of an error reply; a traceback belongs in the dead letter.
@@ -52,11 +55,32 @@ class TurnContext:
     `sends` is None while no turn is open. `envelope` is the message in hand, None in a hook that no message caused.
     """
 
-    __slots__ = ("_lineage", "address", "envelope", "message_bytes_max", "new_id", "now_ns", "sends")
+    __slots__ = (
+        "_lineage",
+        "address",
+        "attempt",
+        "envelope",
+        "message_bytes_max",
+        "new_id",
+        "now_ns",
+        "open_steps",
+        "sends",
+        "steps",
+    )
 
-    def __init__(self, address: str, new_id: Callable[[], str], message_bytes_max: int) -> None:
-        """Serve the agent at `address`; `new_id` makes message ids, `message_bytes_max` bounds a sealed envelope."""
+    def __init__(
+        self,
+        address: str,
+        new_id: Callable[[], str],
+        message_bytes_max: int,
+        open_steps: Callable[[], StepLog] | None = None,
+    ) -> None:
+        """Serve the agent at `address`; `new_id` makes message ids, `message_bytes_max` bounds a sealed envelope, and
+        `open_steps` begins the log of the turn in hand at its first step."""
         self.address = address
+        self.open_steps = open_steps
+        self.steps: StepLog | None = None  # of the turn in hand
+        self.attempt = 0  # turns that have failed on the message in hand
         self.new_id = new_id
         self.message_bytes_max = message_bytes_max
         self.envelope: Envelope | None = None
@@ -69,12 +93,51 @@ class TurnContext:
         self.envelope = envelope
         self.now_ns = now_ns
         self.sends = []
+        self.steps = None
         self._lineage = None
 
     def take(self) -> list[Outgoing]:
         """Close the turn and return what it sent, in order; the message stays readable for the reply."""
         sends, self.sends = self.sends, None
         return sends or []
+
+    def open(self) -> StepLog:
+        """The steps of the turn in hand; raises OutsideTurn."""
+        if self.steps is None:
+            if self.sends is None or self.open_steps is None:
+                raise OutsideTurn(self.address, "a step or ask")
+            self.steps = self.open_steps()
+        return self.steps
+
+    def request(
+        self,
+        target: str,
+        message: tuple[str, str, bytes],
+        priority: Priority,
+        headers: dict[str, str],
+        deadline_ns: int,
+        request_id: str,
+    ) -> Outgoing:
+        """The request of an ask, which leaves before the turn ends; raises MessageTooLarge."""
+        correlation_id, causation_id, trace = self._lineage or self._trace()
+        type_name, content_type, payload = message
+        body = encode_body(
+            self.address,
+            target,
+            payload,
+            self.now_ns,
+            priority,
+            request_id,
+            type_name,
+            content_type,
+            correlation_id=correlation_id,
+            causation_id=causation_id,
+            reply_to=self.address,
+            deadline=deadline_ns,
+            headers={**(trace or {}), **headers},
+        )
+        self.bound(body, target)
+        return Outgoing(target, priority, body)
 
     def send(
         self,
@@ -182,6 +245,8 @@ def _reply(
     if message_headers and _TRACE in message_headers:
         headers = {_TRACE: message_headers[_TRACE], **(headers or {})}
     cause = envelope.id
+    if cause.startswith(ASK_PREFIX):
+        type_name = REPLY
     correlation_id = envelope.correlation_id or cause
     body = encode_body(
         envelope.target,

@@ -15,7 +15,7 @@ from rookery.schemas import payload as codecs
 from rookery.schemas.address import check
 from rookery.schemas.envelope import JSON, Priority
 from rookery.schemas.errors import AgentError, AgentStopped
-from rookery.schemas.system import SEND, SPAWN, STATE, STOP, Failure, SendAs, Spawn
+from rookery.schemas.system import PAUSE, RESUME, SEND, SPAWN, STATE, STOP, Failure, SendAs, Spawn
 
 T = TypeVar("T")
 
@@ -51,6 +51,15 @@ class AgentManager:
     async def stop_agent(self, agent: str, *, timeout: float | None = None) -> None:
         """Retire an agent for good: its state is removed and it takes no more messages. Raises AskTimeout."""
         await self.get_agent(agent)._ask_system(STOP, {}, timeout)
+
+    async def pause_agent(self, agent: str, *, timeout: float | None = None) -> None:
+        """Keep an agent from taking messages until it is resumed; they wait in the journal. Raises AskTimeout."""
+        await self.get_agent(agent)._ask_system(PAUSE, {}, timeout)
+
+    async def resume_agent(self, agent: str, *, timeout: float | None = None) -> None:
+        """Let a paused agent go on, with the message that paused it first; returns when the resume itself was handled,
+        which is after the message if that one waits in the same priority (HIGH). Raises AskTimeout."""
+        await self.get_agent(agent)._ask_system(RESUME, {}, timeout)
 
 
 class AgentHandle:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from rookery.schemas.errors import PayloadError
-from rookery.schemas.system import SEND, SPAWN, STATE, SendAs, Spawn
+from rookery.schemas.system import PAUSE, RESUME, SEND, SPAWN, STATE, SendAs, Spawn
 
 if TYPE_CHECKING:
     from rookery.agents.agent import Agent
@@ -30,6 +30,8 @@ async def handle_system(agent_type: AgentType, agent: Agent, context: TurnContex
         return None
     if envelope.type == STATE:
         return agent_type.state_of(agent)
+    if envelope.type in (PAUSE, RESUME):
+        return None
     if envelope.type == SEND:
         sent = _read(envelope, SendAs)
         context.send_encoded(

@@ -12,6 +12,7 @@ import msgspec
 from rookery.agents.errors import SpawnRefused
 from rookery.agents.handlers import BoundHandler, collect
 from rookery.agents.state import StateSchema
+from rookery.agents.supervision import Supervision
 from rookery.schemas import address, payload
 from rookery.schemas.envelope import JSON
 from rookery.schemas.errors import (
@@ -51,6 +52,8 @@ class AgentType:
         "name",
         "record_head",
         "state_version",
+        "supervision",
+        "timeout",
     )
 
     def __init__(self, cls: type[Agent], root: type[Agent]) -> None:
@@ -74,6 +77,13 @@ class AgentType:
         self.dump = self._state.dump
         self.record_head = encode_agent(self.name, self.state_version, 0, b"")
         self._on_spawn = _OnSpawn(cls, root, self.name)
+        self.supervision: Supervision = cls.supervision
+        if not isinstance(self.supervision, Supervision):
+            raise InvalidAgent(
+                cls.__name__, "its supervision is no Supervision: write `supervision = Supervision(...)`"
+            )
+        self.supervision.check(cls.__name__)
+        self.timeout = self.supervision.timeout
         self.has_activate = cls.on_activate is not root.on_activate
         self.has_passivate = cls.on_passivate is not root.on_passivate
 

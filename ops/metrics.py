@@ -48,7 +48,7 @@ RECEIVED: Final = ("agent_messages_received", "Messages that an agent received a
 PROCESSING: Final = ("agent_processing_time", "Seconds that an agent's turns took", ["agent_id"])
 _BY_TYPE: Final = ["agent_type", "priority"]
 TURNS: Final = ("rookery_turns", "Turns that ended, failed ones included", _BY_TYPE)
-FAILED: Final = ("rookery_failed_turns", "Turns that ended in an error: a dead letter took the message", _BY_TYPE)
+FAILED: Final = ("rookery_failed_turns", "Turns that ended in an error, with no attempt left", _BY_TYPE)
 TURN_SECONDS: Final = ("rookery_turn_seconds", "Seconds that turns took, waiting inside handlers included", _BY_TYPE)
 
 # From statistics["types"], by agent type: {"live": n, "running": n, "waiting": [low, normal, high]}.
@@ -84,6 +84,14 @@ COUNTERS: Final = (
     ("rookery_lock_timeouts", "Locks and permits that were not free in time", "locks.timeouts"),
     ("rookery_lost_locks", "Locks and permits that may have been lost while they were held", "locks.lost"),
     ("rookery_redis_errors", "Commands that Redis did not answer or refused", "locks.errors"),
+    ("rookery_late_agent_replies", "Replies to agents whose ask was over", "failures.late_replies"),
+    ("rookery_turn_retries", "Turns that failed and are tried again after a back-off", "failures.retries"),
+    (
+        "rookery_skipped_messages",
+        "Messages left alone, as agent class or handler say",
+        "failures.skipped",
+    ),
+    ("rookery_agent_pauses", "Times that an agent was paused", "failures.pauses"),
 )
 GAUGES: Final = (
     ("rookery_ready_agents", "Entries of the run queue: agents with work, once per priority", "ready"),
@@ -91,6 +99,7 @@ GAUGES: Final = (
     ("rookery_waiting_locks", "Waiters for locks and permits", "locks.waiting"),
     ("rookery_redis_down_seconds", "Seconds since Redis answered last, 0 while it does", "locks.down_seconds"),
     ("rookery_concurrency_max", "Turns that may run at once", "pool.max"),
+    ("rookery_turns_waiting", "Turns that wait in a step or an ask, without a slot", "pool.waiting"),
 )
 # Name, help, where the count stands, where the sum.
 SUMMARIES: Final = (

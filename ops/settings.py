@@ -72,8 +72,12 @@ class Settings(BaseSettings):
 
     # --- turns -------------------------------------------------------------------------------------------------
     concurrency_max: int = Field(1_000, ge=1, le=100_000, description="turns at once in this process")
-    turn_slice: int = Field(256, ge=1, le=100_000, description="turns a pool task runs before it yields")
-    mailbox_max: int = Field(10_000, ge=1, le=1_000_000, description="messages waiting for one agent")
+    mailbox_max: int = Field(
+        10_000, ge=1, le=1_000_000, description="messages waiting for one agent that waits itself; more are refused"
+    )
+    adopt_after: float = Field(
+        2.0, ge=0.01, le=HOUR, description="seconds a message is in hand before the journal takes it over"
+    )
     window_max: int = Field(
         50_000, ge=100, le=10_000_000, description="unfinished messages of one inbox partition before it is paused"
     )

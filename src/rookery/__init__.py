@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from rookery._version import __version__
 from rookery.agents import Agent, AgentHandle, AgentManager, StateView, handler
-from rookery.agents.errors import OutsideTurn, SpawnRefused
+from rookery.agents.errors import AskCycle, OutsideTurn, SpawnRefused, StepFailed, StepMismatch
+from rookery.agents.steps import idempotency_key
+from rookery.agents.supervision import (
+    HandlerTimeout,
+    PauseAgent,
+    Policy,
+    RejectMessage,
+    RetryTurn,
+    SkipMessage,
+    Supervision,
+)
 from rookery.schemas.envelope import Envelope, Priority
 from rookery.schemas.errors import (
     AgentError,
@@ -54,11 +64,13 @@ __all__ = [
     "AgentManager",
     "AgentStopped",
     "App",
+    "AskCycle",
     "AskTimeout",
     "BatchTooLarge",
     "Client",
     "ConfigurationError",
     "Envelope",
+    "HandlerTimeout",
     "InvalidAddress",
     "InvalidAgent",
     "Leader",
@@ -72,16 +84,24 @@ __all__ = [
     "NotSpawned",
     "OutsideTurn",
     "Overloaded",
+    "PauseAgent",
     "PayloadError",
+    "Policy",
     "Priority",
     "RateLimit",
     "RedisUnavailable",
+    "RejectMessage",
+    "RetryTurn",
     "RookeryError",
     "Semaphore",
     "Settings",
+    "SkipMessage",
     "SpawnRefused",
     "StaleFence",
     "StateView",
+    "StepFailed",
+    "StepMismatch",
+    "Supervision",
     "UnknownAgentType",
     "UnknownHandler",
     "WrongTopic",
@@ -89,6 +109,7 @@ __all__ = [
     "acquire_lock",
     "check_fence",
     "handler",
+    "idempotency_key",
     "release_lock",
     "renew_lock",
 ]

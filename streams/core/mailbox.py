@@ -1,24 +1,42 @@
 """The mailbox of one agent: its waiting messages in three lanes, and what the engine knows of its activation."""
 
+from __future__ import annotations
+
 from collections import deque
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from msgspec import Struct
 
 from rookery.schemas.envelope import Envelope
 from rookery.streams.log import Record
 
+if TYPE_CHECKING:
+    from rookery.streams.core.ledger import Ledger
+
 LANES = 3
 
 
 class Item(Struct, gc=False, eq=False):
-    """One waiting message: its envelope, and the record it came in (a dead letter needs the original bytes)."""
+    """One waiting message: its envelope, and the record it came in (a dead letter needs the original bytes).
+
+    Of a parked message only the offset may be in memory.
+    """
 
     # A Struct, like all that is made once per message: a tenth of the time of a NamedTuple.
 
     offset: int
     envelope: Envelope
     record: Record
+
+    @staticmethod
+    def parked(offset: int) -> Item:
+        """The place of a message that is in the journal; to be read before its turn."""
+        return Item(offset, cast("Envelope", None), cast("Record", None))
+
+    @property
+    def is_parked(self) -> bool:
+        """Whether it has to be read first."""
+        return self.record is None
 
 
 class Mailbox:
@@ -32,15 +50,19 @@ class Mailbox:
         "agent",
         "closed",
         "context",
+        "current",
+        "current_lane",
+        "first_lane",
+        "held",
         "key",
         "kind",
         "kind_name",
         "lanes",
+        "ledger",
         "partition",
         "queued",
         "runner",
         "running",
-        "spawn_lane",
         "state",
         "stopped",
         "unborn",
@@ -58,7 +80,11 @@ class Mailbox:
         self.closed = False  # its partition was dropped, or the agent passivated
         self.unsettled = 0  # finished turns whose commit batch is not acknowledged yet
         self.used_at = 0.0  # engine's clock, seconds
-        self.spawn_lane: int | None = None  # where its spawn message waits: served before all others
+        self.first_lane: int | None = None  # whose head goes first: its spawn, or a turn that has begun before
+        self.held = False  # takes no turns now: back-off, pause, or the message of a begun turn is not here yet
+        self.ledger: Ledger | None = None
+        self.current: Item | None = None  # the message of the running turn, and its lane
+        self.current_lane = 0
         self.unborn = False  # a spawned agent whose spawn message has not come yet
         self.stopped = False  # a stop turn finished: later messages are refused
         self.kind_name = ""  # of a spawned agent: what its spawn message says
@@ -74,4 +100,4 @@ class Mailbox:
     @property
     def idle(self) -> bool:
         """Nothing waits, nothing runs, nothing is on its way to the journal: memory can be freed."""
-        return not self.running and not self.unsettled and not len(self)
+        return not self.running and not self.unsettled and not len(self) and self.ledger is None

@@ -8,11 +8,11 @@ journal protocol that a step implements are named beside it as R1..R8:
 R1 redelivery is answered by ~pos        R5 one journal batch in flight; numbers allotted when it is built
 R2 repeats of a source by its sequence   R6 release only after an ack whose base offset is our last + 1
 R3 ids of clients by a window of the log R7 the outbox ring; never skip, resend from the head
-R4 lease, claim, fold, repair            R8 durable steps and adoption (cells): not here yet
+R4 lease, claim, fold, repair            R8 durable steps and adoption: `ledger`
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -31,6 +31,7 @@ from rookery.schemas.journal import (
 )
 from rookery.streams.core.fitting import fit
 from rookery.streams.core.fold import Recovered
+from rookery.streams.core.ledger import Ledgers, recover_ledgers
 from rookery.streams.core.mailbox import LANES, Item, Mailbox
 from rookery.streams.core.outbox import Destination, Group, Message, Outbox
 from rookery.streams.core.progress import LaneProgress
@@ -74,11 +75,17 @@ class Finished(Struct, eq=False):
     sent: Sequence[Sent]
     size: int = 0
 
+    cells: Mapping[bytes, bytes | None] | None = None  # what else the agent writes
+    ends: bool = True  # whether the message is done with this; else its turn goes on
+    acked: Callable[[], None] | None = None  # called once the journal has it
+
     def __post_init__(self) -> None:
         state = self.state
         size = 0 if state is None else len(state) + RECORD_OVERHEAD
         for message in self.sent:
             size += len(message.body) + len(message.key or b"") + MESSAGE_OVERHEAD
+        if self.cells:
+            size += sum(len(key) + len(value or b"") + RECORD_OVERHEAD for key, value in self.cells.items())
         self.size = size
 
 
@@ -91,6 +98,7 @@ class Limits:
     window_max: int
     ring: int
     dedup_window: int
+    parked_max: int = 10_000  # messages of one agent in the journal
 
 
 class Admitted(NamedTuple):
@@ -145,6 +153,7 @@ class Partition:
         self.outbox = Outbox(ring, position.next_slot, position.sent_through)
         self.mailboxes: dict[str, Mailbox] = {}
         self.finished: deque[Finished] = deque()
+        self.ledgers = Ledgers()
         self.flight: CommitBatch | None = None
         self.closed = False
         # Stopped agents, each with the prefixes that its lanes must reach before its record may go. After a recovery
@@ -153,6 +162,16 @@ class Partition:
         self.retiring: dict[str, tuple[int, ...]] = {key.decode(): ends for key in recovered.store.retired()}
         self._gaps: list[tuple[int, int]] = [(-1, -1)] * LANES  # the edges of the gap that was seen last
         self._written = (tuple(lane.prefix for lane in self.lanes), position.sent_through)
+        self._reopen_ledgers()
+
+    def _reopen_ledgers(self) -> None:
+        """Bring back the agents of which the journal holds more than their state: they go on by themselves."""
+        for mailbox, orphans in recover_ledgers(
+            self.store.cells(), self.number, tuple(lane.prefix for lane in self.lanes)
+        ):
+            self.mailboxes[mailbox.address] = mailbox
+            self.ledgers.mailboxes[mailbox] = None
+            self.repair.update(dict.fromkeys(orphans))
 
     # -- what comes in ------------------------------------------------------------------------------------------------
 
@@ -247,9 +266,13 @@ class Partition:
             number = self.outbox.next_slot
             records[slot_key(number, self.outbox.ring)] = encode_slot(Slot(number, released))
         for turn in turns:
-            self.lanes[turn.lane].done(turn.offset)
+            ledger = None if turn.mailbox is None else turn.mailbox.ledger
+            if ledger is None or self.ledgers.settle(turn, ledger, records):
+                self.lanes[turn.lane].done(turn.offset)
             if turn.state is not None and turn.mailbox is not None:
                 records[turn.mailbox.key] = turn.state or None
+        if self.ledgers.mailboxes:
+            self._adopt(records, turns)
         for lane in self.lanes:
             lane.advance()
         self._add_tombstones(records)
@@ -277,11 +300,22 @@ class Partition:
         mark = Mark(self.last + 1, self.lease_number, frozenset(self.repair))
         self.store.apply(batch.records, mark, at_end=True)
         for turn in batch.turns:
-            if turn.mailbox is not None:
-                turn.mailbox.unsettled -= 1
+            mailbox = turn.mailbox
+            if mailbox is not None:
+                mailbox.unsettled -= 1
+                if mailbox.ledger is not None:
+                    self.ledgers.settled(mailbox)
+            if turn.acked is not None:
+                turn.acked()
         if not batch.number:
             return []
         return self.release(batch.number, batch.released)
+
+    def cell(self, key: bytes) -> bytes | None:
+        """A cell as it is in the journal, or will be once the batch in flight is acknowledged."""
+        if self.flight is not None and key in self.flight.records:
+            return self.flight.records[key]
+        return self.store.get(key)
 
     def release(self, number: int, released: dict[Destination, list[Message]]) -> list[tuple[Destination, Group]]:
         """Let the messages of a committed slot go."""
@@ -338,6 +372,11 @@ class Partition:
                 else:
                     group.append((message.key, value))
         return sequence
+
+    def _adopt(self, records: dict[bytes, bytes | None], turns: list[Finished]) -> None:
+        """Park the messages of long turns, with what room the batch has left."""
+        room = self.limits.batch_bytes_max - self._fixed_size() - sum(turn.size for turn in turns)
+        self.ledgers.adopt(records, turns, lambda lane, offset: self.lanes[lane].done(offset), room, RECORD_OVERHEAD)
 
     def _add_tombstones(self, records: dict[bytes, bytes | None]) -> None:
         """Delete stopped agents once everything before their stop is settled: a repeat must still find them stopped."""

@@ -53,6 +53,6 @@ class RunQueue:
             lane, self._turn = _CHOICES[waiting][self._turn]
             mailbox = lanes[lane].popleft()
             mailbox.queued[lane] = False
-            if mailbox.lanes[lane] and not mailbox.running and not mailbox.closed:
+            if mailbox.lanes[lane] and not (mailbox.running or mailbox.held or mailbox.closed):
                 return mailbox, lane
         return None

@@ -28,10 +28,16 @@ class DeadLetters:
         self.counts: dict[str, int] = {}
 
     def finished(
-        self, partition: Partition, lane: int, item: Item, error: BaseException, mailbox: Mailbox | None = None
+        self,
+        partition: Partition,
+        lane: int,
+        item: Item,
+        error: BaseException,
+        mailbox: Mailbox | None = None,
+        attempts: int = 0,
     ) -> Finished:
-        """The effects of a message that is given up because of `error`."""
-        sent = [self._letter(partition.number, lane, item.record, item, error)]
+        """The effects of a message that is given up because of `error`, after so many turns."""
+        sent = [self._letter(partition.number, lane, item.record, item, error, attempts)]
         text = text_of(error)
         reply = error_body(item.envelope, reason_of(error), text, now_ns=self._now_ns(), message_id=self._new_id())
         if reply is not None:
@@ -40,7 +46,7 @@ class DeadLetters:
 
     def unreadable(self, partition: Partition, lane: int, record: Record, error: EnvelopeError) -> Finished:
         """The effects of a record that is no envelope."""
-        return Finished(None, lane, record.offset, None, [self._letter(partition.number, lane, record, None, error)])
+        return Finished(None, lane, record.offset, None, [self._letter(partition.number, lane, record, None, error, 0)])
 
     def truncated(self, number: int, lane: int, error: LogTruncated) -> Finished:
         """The effects of a stretch that the log deleted before it was handled."""
@@ -49,7 +55,9 @@ class DeadLetters:
         letter = Sent((self._router.topics.deadletter, number), None, body, sequenced=False)
         return Finished(None, lane, error.last, None, [letter])
 
-    def _letter(self, number: int, lane: int, record: Record, item: Item | None, error: BaseException) -> Sent:
+    def _letter(
+        self, number: int, lane: int, record: Record, item: Item | None, error: BaseException, attempts: int
+    ) -> Sent:
         reason = reason_of(error)
         self.counts[reason] = self.counts.get(reason, 0) + 1
         own = isinstance(error, RookeryError)
@@ -62,7 +70,7 @@ class DeadLetters:
             reason=reason,
             error=f"{type(error).__name__}: {text_of(error)}",
             traceback=trace,
-            attempts=0 if own else 1,
+            attempts=attempts,
             app_id=self._router.topics.app_id,
         )
         return Sent((self._router.topics.deadletter, number), record.key, body, sequenced=False)

@@ -19,13 +19,16 @@ from rookery.streams.core.partition import Limits, Partition
 from rookery.streams.core.routing import Router, Topics
 from rookery.streams.core.runqueue import RunQueue
 from rookery.streams.core.store import OpenStore, in_memory
+from rookery.streams.engine.adoption import Adoption
 from rookery.streams.engine.census import census
 from rookery.streams.engine.deadletters import DeadLetters
+from rookery.streams.engine.failures import Failures
 from rookery.streams.engine.ground import Ground
 from rookery.streams.engine.inbound import Inbound
 from rookery.streams.engine.ownership import Ownership
 from rookery.streams.engine.pool import Pool
 from rookery.streams.engine.shipping import Shipper
+from rookery.streams.engine.steps import Host
 from rookery.streams.engine.turns import TurnRunner
 from rookery.streams.log import Log, Record
 
@@ -47,6 +50,7 @@ def limits_of(settings: Settings) -> Limits:
         window_max=settings.window_max,
         ring=settings.outbox_ring,
         dedup_window=settings.dedup_window,
+        parked_max=settings.mailbox_max,
     )
 
 
@@ -75,10 +79,14 @@ class Engine:
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._loop = asyncio.get_running_loop()
         self._owned: dict[int, Ownership] = {}
+        self._flush_armed = False
+        self.failures = Failures(
+            self.dead_letters, self.router, self.queue, self._wake, self.flush_soon, now_ns, new_id
+        )
         self._turns = TurnRunner(
             registry,
             self.router,
-            self.dead_letters,
+            self.failures,
             self._partition,
             now_ns,
             self._loop.time,
@@ -89,6 +97,8 @@ class Engine:
         self._pool = Pool(
             self.queue, self._turns.run, self._runner_pauses, self.watch, self._loop.time, settings.concurrency_max
         )
+        self._turns.host = Host(self.router, self._pool, now_ns, self.flush_soon, settings.ask_timeout)
+        self._adoption = Adoption(settings.adopt_after)
         limits = limits_of(settings)
         self.shipper = Shipper(port, self.router.topics, settings.batch_bytes_max, self._shipped)
         self.ground = Ground(
@@ -107,6 +117,7 @@ class Engine:
             self.router,
             self.queue,
             self.dead_letters,
+            self.failures,
             port,
             self.ground,
             self._pool.wake,
@@ -203,6 +214,19 @@ class Engine:
         for ownership in self._owned.values():
             ownership.commit(progress_due)
 
+    def _wake(self) -> None:
+        self._pool.wake()
+
+    def flush_soon(self) -> None:
+        """Commit once the current callback is over: a turn or an agent waits for it."""
+        if not self._flush_armed:
+            self._flush_armed = True
+            self._loop.call_soon(self._flush_now)
+
+    def _flush_now(self) -> None:
+        self._flush_armed = False
+        self.flush()
+
     def _runner_pauses(self, drained: bool) -> None:
         """Adaptive batching: an idle worker commits at once, a busy one gathers."""
         if drained or self._loop.time() - self._flushed_at >= GATHER_SECONDS:
@@ -229,6 +253,7 @@ class Engine:
             await asyncio.sleep(TICK_SECONDS)
             now = self._loop.time()
             self.inbound.expire_unborn(now)
+            self._adoption.look([o.partition for o in self._owned.values() if o.partition is not None], now)
             self.flush(progress_due=True)
             for ownership in list(self._owned.values()):
                 ownership.renew_if_due(now)
@@ -321,4 +346,5 @@ class Engine:
             "dead_letters": dict(self.dead_letters.counts),
             "lost_records": self.ground.lost_count,
             "retention_left": dict(self.ground.seconds_left),
+            "failures": {**self.failures.counts, "late_replies": self._turns.late_replies},
         }

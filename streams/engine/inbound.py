@@ -7,17 +7,22 @@ from rookery.agents.system import read_spawn
 from rookery.ops.settings import Settings
 from rookery.schemas.address import parse, partition_of
 from rookery.schemas.envelope import Envelope, Priority, decode, decode_json, is_json
-from rookery.schemas.errors import InvalidAddress, Misrouted, NotSpawned, PayloadError
-from rookery.schemas.system import SPAWN
+from rookery.schemas.errors import InvalidAddress, Misrouted, NotSpawned, Overloaded, PayloadError
+from rookery.schemas.system import REPLY, RESUME, SPAWN
 from rookery.streams.core.mailbox import LANES, Item, Mailbox
 from rookery.streams.core.partition import Limits, Partition
 from rookery.streams.core.routing import Router
 from rookery.streams.core.runqueue import RunQueue
 from rookery.streams.engine.deadletters import DeadLetters
+from rookery.streams.engine.failures import Failures
 from rookery.streams.engine.ground import Ground
+from rookery.streams.engine.steps import take_reply
 from rookery.streams.log import Log, Record
 
 log = logging.getLogger(__name__)
+
+# What a sender is told whose message found an agent with too many waiting; seconds.
+RETRY_AFTER = 10.0
 
 
 class EnvelopeReader:
@@ -55,6 +60,7 @@ class Inbound:
         router: Router,
         queue: RunQueue,
         dead_letters: DeadLetters,
+        failures: Failures,
         port: Log,
         ground: Ground,
         wake: Callable[[], None],
@@ -66,6 +72,7 @@ class Inbound:
         self._router = router
         self._queue = queue
         self._dead_letters = dead_letters
+        self._failures = failures
         self._port = port
         self._ground = ground
         self._wake = wake
@@ -82,6 +89,9 @@ class Inbound:
         for lane in range(LANES):
             self._port.seek(partition.number, lane, partition.lanes[lane].next)
             self._resume(partition.number, lane)
+        for mailbox in list(partition.ledgers.mailboxes):
+            if not mailbox.held:
+                self._failures.release(mailbox)
 
     def kept(self, partition: Partition) -> None:
         """A partition went through a rebalance: fetch on at `next`, whatever the driver did with its positions."""
@@ -130,6 +140,8 @@ class Inbound:
             if mailbox.unborn:
                 self._wait_for_spawn(mailbox, lane, item)
                 continue
+            if mailbox.ledger is not None and self._take_over(partition, mailbox, lane, item):
+                continue
             mailbox.lanes[lane].append(item)
             if not mailbox.running:
                 push(mailbox, lane)
@@ -140,11 +152,14 @@ class Inbound:
             self._ground.look(partition, lane)
         elif partition.lanes[lane].next > expected:
             partition.ages[lane].append((expected, records[0].timestamp))
+        self._pause_if_full(partition, lane)
+        self._wake()
+
+    def _pause_if_full(self, partition: Partition, lane: int) -> None:
         full = partition.lanes[lane].fetched_count >= self.limits.window_max
         if full and (partition.number, lane) not in self._paused:
             self._paused.add((partition.number, lane))
             self._port.pause(partition.number, lane)
-        self._wake()
 
     def _open(self, partition: Partition, lane: int, item: Item) -> Mailbox | None:
         """The mailbox of an agent that is not in memory; None if the message can't be for this partition."""
@@ -164,6 +179,26 @@ class Inbound:
             self._unborn[mailbox] = (partition, self._clock() + self._spawn_wait)
         return mailbox
 
+    def _take_over(self, partition: Partition, mailbox: Mailbox, lane: int, item: Item) -> bool:
+        """What concerns an agent with a ledger; False if the message takes the usual way into its lane."""
+        ledger, kind = mailbox.ledger, item.envelope.type
+        if ledger is None:
+            return False
+        if kind == REPLY:
+            return take_reply(partition, mailbox, lane, item)
+        if mailbox.held and ledger.place == (lane, item.offset):
+            mailbox.lanes[lane].append(item)
+            mailbox.first_lane = lane
+            self._failures.release(mailbox)
+            return True
+        if kind == RESUME and ledger.paused:
+            self._failures.resume(partition, mailbox, lane, item.offset)
+        elif len(mailbox) >= self.limits.parked_max:
+            error = Overloaded(mailbox.address, RETRY_AFTER)
+            partition.finish(self._dead_letters.finished(partition, lane, item, error))
+            return True
+        return False
+
     # -- spawned agents -----------------------------------------------------------------------------------------------
 
     def _wait_for_spawn(self, mailbox: Mailbox, lane: int, item: Item) -> None:
@@ -176,7 +211,7 @@ class Inbound:
         except PayloadError:
             mailbox.kind_name = ""  # its turn will say so
         mailbox.unborn = False
-        mailbox.spawn_lane = lane
+        mailbox.first_lane = lane
         del self._unborn[mailbox]
         mailbox.lanes[lane].appendleft(item)
         self._queue.push(mailbox, lane)

@@ -74,7 +74,12 @@ class Ownership:
     def is_quiet(self) -> bool:
         """Whether it is running, and everything that was fetched is handled, committed and sent."""
         partition = self.partition
-        return partition is not None and self.is_settled and all(lane.prefix == lane.next for lane in partition.lanes)
+        return (
+            partition is not None
+            and self.is_settled
+            and partition.ledgers.is_quiet
+            and all(lane.prefix == lane.next for lane in partition.lanes)
+        )
 
     def statistics(self) -> dict[str, Any]:
         """Phase and sizes."""
@@ -85,6 +90,7 @@ class Ownership:
             "phase": self.phase.value,
             "agents": len(partition.store),
             "live": len(partition.mailboxes),
+            "parked": partition.ledgers.parked_count,
             "window": [lane.fetched_count for lane in partition.lanes],
             "finished": len(partition.finished),
             "unsent_slots": partition.outbox.next_slot - 1 - partition.outbox.sent_through,

@@ -7,6 +7,7 @@ agent never holds up another. `asyncio.current_task()`, timeouts and context var
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable
 
 from rookery.streams.core.mailbox import Mailbox
@@ -43,6 +44,8 @@ class Pool:
         self._concurrency_max = concurrency_max
         self._runners: set[asyncio.Task[None]] = set()
         self._idle: list[asyncio.Future[None]] = []
+        self._lent = 0  # turns that gave their slot back
+        self._returning: deque[asyncio.Future[None]] = deque()  # those of them that want to go on
         self._armed = False  # a kick is scheduled
         self._yielding = 0  # runners that gave way for one loop turn and go on by themselves
         self._draining = False
@@ -54,9 +57,50 @@ class Pool:
         """Turns that run now (those that wait inside their handlers included)."""
         return len(self._runners) - len(self._idle)
 
+    @property
+    def waiting_count(self) -> int:
+        """Turns that wait in a step or ask."""
+        return self._lent
+
+    @property
+    def _has_room(self) -> bool:
+        return self.running_count - self._lent < self._concurrency_max
+
+    def give_back(self) -> None:
+        """A turn waits for the journal or another agent: somebody else may have its slot."""
+        self._lent += 1
+        self._let_return()
+        self.wake()
+
+    async def take_back(self) -> None:
+        """Go on with a turn that gave its slot back, once there is room; those who wait here go before new turns."""
+        if self._has_room and not self._returning:
+            self._lent -= 1
+            return
+        waiter = self._loop.create_future()
+        self._returning.append(waiter)
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled():
+                raise
+            self._returning.remove(waiter)
+            self._lent -= 1  # it only tidies up now
+            raise
+
+    def _let_return(self) -> None:
+        while self._returning and self._has_room:
+            self._lent -= 1
+            self._returning.popleft().set_result(None)
+
     def statistics(self) -> dict[str, int]:
         """Counts of runners, by what they do."""
-        return {"runners": len(self._runners), "idle": len(self._idle), "max": self._concurrency_max}
+        return {
+            "runners": len(self._runners),
+            "idle": len(self._idle),
+            "waiting": self._lent,
+            "max": self._concurrency_max,
+        }
 
     def wake(self) -> None:
         """Work was queued: see that somebody takes it, once the current callback is over."""
@@ -71,17 +115,18 @@ class Pool:
     def _kick(self) -> None:
         """Runs only when no runner holds the event loop: all are idle, suspended in a handler, or yield."""
         self._armed = False
-        if self._yielding or self._draining or self._closed or not len(self._queue):
+        if self._yielding or self._draining or self._closed or not len(self._queue) or not self._has_room:
             return
         while self._idle:
             waiter = self._idle.pop()
             if not waiter.done():
                 waiter.set_result(None)
                 return
-        if len(self._runners) < self._concurrency_max:
+        if len(self._runners) - self._lent < self._concurrency_max:
             task = self._loop.create_task(self._run(), name="rookery-turns")
             self._runners.add(task)
             task.add_done_callback(self._runners.discard)
+            task.add_done_callback(lambda _: self._let_return())
             task.add_done_callback(self._watch)
 
     async def _run(self) -> None:
@@ -90,7 +135,7 @@ class Pool:
         while not self._closed:
             now = self._clock()
             slice_end = now + SLICE_SECONDS
-            while not (self._yielding or self._draining) and (work := queue.pop()) is not None:
+            while not (self._yielding or self._draining or self._returning) and (work := queue.pop()) is not None:
                 mailbox, lane = work
                 if not self._armed:
                     self.wake()
@@ -125,6 +170,7 @@ class Pool:
             return True
         waiter = self._loop.create_future()
         self._idle.append(waiter)
+        self._let_return()
         await waiter
         return False
 

@@ -6,24 +6,30 @@ reply. The agent's attributes are put back to what they were before, so the next
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from inspect import isawaitable
 from types import CoroutineType
-from typing import Any
+from typing import Any, NamedTuple
 
 from rookery.agents.effects import TurnContext, reply_body
+from rookery.agents.errors import OutsideTurn
 from rookery.agents.handlers import BoundHandler
+from rookery.agents.supervision import HandlerTimeout
 from rookery.agents.system import handle_system, read_spawn
 from rookery.agents.types import Registry
 from rookery.schemas.address import parse
-from rookery.schemas.envelope import Envelope
+from rookery.schemas.cells import Parked, Place, decode_cell, parked_key
+from rookery.schemas.envelope import Envelope, decode
 from rookery.schemas.errors import AgentStopped, BatchTooLarge, Expired, NotSpawned
 from rookery.schemas.journal import RETIRED, decode_agent, encode_agent
-from rookery.schemas.system import PREFIX, SPAWN, STOP
+from rookery.schemas.system import PAUSE, PREFIX, REPLY, SPAWN, STOP
 from rookery.streams.core.mailbox import Item, Mailbox
 from rookery.streams.core.partition import Finished, Partition
 from rookery.streams.core.routing import Router
-from rookery.streams.engine.deadletters import DeadLetters
+from rookery.streams.engine.failures import Failures
+from rookery.streams.engine.inbound import EnvelopeReader
+from rookery.streams.engine.steps import Host, TurnSteps
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +44,7 @@ class TurnRunner:
         self,
         registry: Registry,
         router: Router,
-        dead_letters: DeadLetters,
+        failures: Failures,
         partition_of: Callable[[int], Partition | None],
         now_ns: Callable[[], int],
         clock: Callable[[], float],
@@ -50,16 +56,20 @@ class TurnRunner:
         hears of each turn."""
         self._registry = registry
         self._router = router
-        self._dead_letters = dead_letters
+        self._failures = failures
+        self.host: Host  # set once the pool is made
         self._partition_of = partition_of
         self._now_ns = now_ns
         self._clock = clock
         self._new_id = new_id
         self._message_bytes_max = message_bytes_max
         self._observe = observe
+        self.late_replies = 0
         self.stopping = False  # cancellations come from the pool's end, not from handlers
 
-    async def run(self, mailbox: Mailbox, lane: int, started: float) -> float:
+    async def run(  # noqa: C901, PLR0912 - what is split off costs each turn a call
+        self, mailbox: Mailbox, lane: int, started: float
+    ) -> float:
         """Run the turn of the first message of a lane; `started` is now, and so is what it returns, on the clock.
 
         Never raises, but for the cancellation of a runner at rest.
@@ -67,15 +77,18 @@ class TurnRunner:
         partition = self._partition_of(mailbox.partition)
         if partition is None:
             return started
-        if mailbox.spawn_lane is not None:
-            lane, mailbox.spawn_lane = mailbox.spawn_lane, None
+        if mailbox.first_lane is not None:
+            lane, mailbox.first_lane = mailbox.first_lane, None
         item = mailbox.lanes[lane].popleft()
+        if item.is_parked and not self._load(partition, mailbox, lane, item):
+            return started
+        mailbox.current, mailbox.current_lane = item, lane
         finished, failed, fresh = None, False, False
         try:
             # One coroutine for all of a turn, since each more costs as much as a small handler.
             envelope, now_ns = item.envelope, self._now_ns()
             if deadline := envelope.deadline:
-                _in_time(mailbox.address, deadline, now_ns)
+                _in_time(mailbox, deadline, now_ns)
             if mailbox.agent is None:
                 fresh = await self._activate(partition, mailbox, envelope, now_ns)
             else:
@@ -86,23 +99,26 @@ class TurnRunner:
                 result = bound.function(mailbox.agent, bound.decode(envelope.payload, envelope.content_type))
                 # Coroutines are the rule; the general question costs ten times as much.
                 if type(result) is CoroutineType or isawaitable(result):
-                    result = await result
+                    timeout = mailbox.kind.timeout
+                    result = await (result if timeout is None else _bounded(result, timeout, mailbox.address))
                 finished = self._effects(partition, mailbox, lane, item, result)
             elif message_type == STOP:
                 finished = await self._stop(partition, mailbox, lane, item)
             else:
                 finished = await self._system(partition, mailbox, lane, item, fresh)
-        except (asyncio.CancelledError, Exception) as error:
+        except (asyncio.CancelledError, Exception, SystemExit) as error:
             if not mailbox.closed:
                 if self.stopping and isinstance(error, asyncio.CancelledError):
                     raise
                 failed, finished = True, self._fail(partition, mailbox, lane, item, error)
-        now = self._clock()
+        mailbox.current = None
+        if mailbox.ledger is not None:
+            self._close_steps(mailbox, finished)
+        now = mailbox.used_at = self._clock()
         if mailbox.closed or finished is None:
             _uncancel()
             return now
         partition.finish(finished)
-        mailbox.used_at = now
         self._observe(mailbox, lane, now - started, failed)
         return now
 
@@ -126,6 +142,13 @@ class TurnRunner:
         kind, envelope = mailbox.kind, item.envelope
         if not envelope.type.startswith(PREFIX):
             raise kind.unknown_handler(envelope.type)
+        if envelope.type == PAUSE:
+            self._failures.pause(partition, mailbox, lane, item.offset, "somebody asked for it")
+        elif envelope.type == REPLY:
+            # Whoever asked has given up, or has heard it before.
+            self.late_replies += 1
+            mailbox.context.take()
+            return Finished(mailbox, lane, item.offset, None, ())
         result = None
         # Spawned before: the same answer, and on_spawn does not run again.
         if envelope.type != SPAWN or fresh:
@@ -153,7 +176,8 @@ class TurnRunner:
                 raise NotSpawned(mailbox.address, 0.0)  # its spawn came and was refused
             kind = self._registry.get(name)
             state = None
-        context = TurnContext(mailbox.address, self._new_id, self._message_bytes_max)
+        open_steps = partial(self._open_steps, partition, mailbox)
+        context = TurnContext(mailbox.address, self._new_id, self._message_bytes_max, open_steps)
         agent = kind.create(context)
         if state is None:
             state = kind.dump(agent)
@@ -161,6 +185,8 @@ class TurnRunner:
             kind.load(agent, state)
         mailbox.kind, mailbox.context = kind, context
         context.begin(envelope, now_ns)
+        if mailbox.ledger is not None:
+            context.attempt = mailbox.ledger.attempts
         if kind.has_activate:
             result: Any = agent.on_activate()
             if isawaitable(result):
@@ -187,8 +213,48 @@ class TurnRunner:
             partition.stopped(mailbox, lane, item.offset)
         return finished
 
-    def _fail(self, partition: Partition, mailbox: Mailbox, lane: int, item: Item, error: BaseException) -> Finished:
-        """The effects of a turn that failed: a dead letter, and an error reply if it was asked."""
+    def _open_steps(self, partition: Partition, mailbox: Mailbox) -> TurnSteps:
+        item = mailbox.current
+        if item is None or mailbox.closed:
+            raise OutsideTurn(mailbox.address, "a step or ask")
+        return TurnSteps(self.host, partition, mailbox, mailbox.current_lane, item)
+
+    def _close_steps(self, mailbox: Mailbox, finished: Finished | None) -> None:
+        """End what a turn with a ledger leaves open; with its message its steps go, too."""
+        if mailbox.context is not None and mailbox.context.steps is not None:
+            mailbox.context.steps.close()
+        if finished is not None and mailbox.ledger is not None:
+            if mailbox.context is not None:
+                mailbox.context.attempt = 0
+            gone = mailbox.ledger.end_turn(mailbox.address, Place(finished.lane, finished.offset))
+            if gone:
+                finished.cells = gone
+                finished.__post_init__()
+
+    def _load(self, partition: Partition, mailbox: Mailbox, lane: int, item: Item) -> bool:
+        """Bring a parked message back from the journal; False if its next turn is not due yet: it is held then."""
+        value = partition.cell(parked_key(mailbox.address, Place(lane, item.offset)))
+        parked = decode_cell(value or b"", Parked)
+        headers = [(name, content or b"") for name, content in parked.headers]
+        item.record = ParkedRecord(item.offset, parked.key, parked.value, headers, parked.timestamp)
+        reader = EnvelopeReader(self._router.topics.inboxes[lane], partition.number, lane)
+        item.envelope = reader(item.record) if headers else decode(parked.value)
+        if parked.attempts:
+            ledger = partition.ledgers.open(mailbox)
+            ledger.attempts, ledger.not_before = parked.attempts, parked.not_before
+            if mailbox.context is not None:
+                mailbox.context.attempt = parked.attempts
+        if (due := parked.not_before - self._now_ns()) <= 0:
+            return True
+        mailbox.lanes[lane].appendleft(item)
+        mailbox.first_lane = lane
+        self._failures.hold(mailbox, due / 1e9)
+        return False
+
+    def _fail(
+        self, partition: Partition, mailbox: Mailbox, lane: int, item: Item, error: BaseException
+    ) -> Finished | None:
+        """What is left of a turn that failed; None if the message will be tried again."""
         if mailbox.context is not None:
             mailbox.context.take()
         if mailbox.agent is not None:
@@ -201,7 +267,7 @@ class TurnRunner:
         if item.envelope.type == SPAWN and not mailbox.unsettled and mailbox.key not in partition.store:
             mailbox.agent = mailbox.state = None  # refused: there is no such agent
             mailbox.kind_name = ""
-        return self._dead_letters.finished(partition, lane, item, error, mailbox)
+        return self._failures.failed(partition, mailbox, lane, item, error)
 
     async def passivate(self, partition: Partition, mailbox: Mailbox) -> None:
         """Free the memory of an idle agent; its state is in the store. What arrives meanwhile activates it again."""
@@ -222,9 +288,33 @@ class TurnRunner:
             partition.mailboxes.pop(mailbox.address, None)
 
 
-def _in_time(address: str, deadline: int, now_ns: int) -> None:
-    if deadline < now_ns:
-        raise Expired(address, deadline)
+class ParkedRecord(NamedTuple):
+    """The inbox record of a parked message."""
+
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]]  # one without a value has b"" here
+    timestamp: int
+
+
+def _in_time(mailbox: Mailbox, deadline: int, now_ns: int) -> None:
+    """Raise Expired for a message that comes too late, unless its turn has begun before."""
+    ledger = mailbox.ledger
+    if deadline < now_ns and (ledger is None or not (ledger.attempts or ledger.steps)):
+        raise Expired(mailbox.address, deadline)
+
+
+async def _bounded(result: Awaitable[Any], timeout: float, address: str) -> Any:
+    """A handler's result, within its timeout in seconds."""
+    scope = asyncio.timeout(timeout)
+    try:
+        async with scope:
+            return await result
+    except TimeoutError as error:
+        if scope.expired():
+            raise HandlerTimeout(address, timeout) from error
+        raise
 
 
 def _uncancel() -> None:

@@ -122,6 +122,7 @@ class Cluster:
         self.owners = [number % workers for number in range(partitions)]
         self.ports: list[FaultyPort] = []
         self.workers: list[MemoryWorker] = []
+        self.dead: set[int] = set()
         for index in range(workers):
             self.add_worker(stores[index] if index < len(stores) else in_memory)
 
@@ -150,8 +151,14 @@ class Cluster:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        for worker in self.workers:
-            await worker.stop()
+        for index, worker in enumerate(self.workers):
+            if index not in self.dead:
+                await worker.stop()
+
+    async def kill(self, index: int) -> None:
+        """A worker dies; somebody has to be assigned its partitions."""
+        self.dead.add(index)
+        await self.workers[index].stop()
 
     def engine(self, index: int) -> Engine:
         return self.workers[index].engine

@@ -186,7 +186,7 @@ async def accept(cluster: Cluster, number: int) -> None:
 async def test_a_warning_comes_before_retention_bites(caplog: pytest.LogCaptureFixture) -> None:
     (guest,) = addresses("Guest", 0, 1)
     caplog.set_level(logging.WARNING)
-    async with Cluster(Guest, inbox_retention=3_600.0) as cluster:
+    async with Cluster(Guest, inbox_retention=3_600.0, adopt_after=3_600.0) as cluster:
         now_ms = NOW_NS // 1_000_000
         cluster.post(guest, Add("slow", seconds=3_400), timestamp=now_ms)
         cluster.post(guest, Add("b"), timestamp=now_ms)

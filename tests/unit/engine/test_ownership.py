@@ -158,7 +158,7 @@ async def test_a_worker_that_was_not_told_is_fenced_and_totals_are_exact(seed: i
 
 @virtual
 async def test_a_zombies_append_is_refused_and_it_stays_away() -> None:
-    async with Cluster(Node) as cluster:
+    async with Cluster(Node, adopt_after=60.0) as cluster:
         (address,) = addresses("Node", 0, 1)
         cluster.post(address, Token("slow", 1, seconds=5))
         await asyncio.sleep(1)

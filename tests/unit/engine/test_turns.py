@@ -109,7 +109,7 @@ async def test_a_handler_that_raises_leaves_nothing_but_a_dead_letter_with_the_o
         assert letter.key == b"Book/a"
         number = partition_of("Book/a", 4)
         assert (letter.topic, letter.partition, letter.offset) == ("kit.inbox.normal", number, 1)
-        assert (letter.reason, letter.error, letter.attempts) == ("handler-failed", "ValueError: no two", 1)
+        assert (letter.reason, letter.error, letter.attempts) == ("handler-failed", "ValueError: no two", 5)
         assert "raise ValueError" in letter.traceback
         assert kit.statistics()[0]["dead_letters"] == {"handler-failed": 1}
 

@@ -42,7 +42,8 @@ FULL: dict[str, Any] = {
         "down_seconds": 27.5,
     },
     "ready": 7,
-    "pool": {"runners": 9, "idle": 1, "max": 1000},
+    "pool": {"runners": 9, "idle": 1, "waiting": 7, "max": 1000},
+    "failures": {"late_replies": 12, "retries": 13, "skipped": 14, "pauses": 15},
     "shipping": {"shipped": 80, "retries": 8, "dropped_replies": 9, "destinations_busy": 1},
     "dead_letters": {"handler-failed": 2, "crc-mismatch": 1},
     "types": {"Plane": {"live": 3, "running": 1, "waiting": [10, 20, 30]}},
@@ -267,6 +268,9 @@ def test_every_number_of_the_statistics_is_on_the_page(metrics: Metrics) -> None
     assert (plain("rookery_commit_batch_turns_count"), plain("rookery_commit_batch_turns_sum")) == (4, 40)
     assert (plain("rookery_commit_age_seconds_count"), plain("rookery_commit_age_seconds_sum")) == (4, 0.5)
     assert plain("rookery_outbox_unsent_batches") == 3
+    failures = ("late_agent_replies", "turn_retries", "skipped_messages", "agent_pauses")
+    assert [plain(f"rookery_{name}_total") for name in failures] == [12, 13, 14, 15]
+    assert plain("rookery_turns_waiting") == 7
     names = ("lock_timeouts", "lost_locks", "redis_errors")
     assert [plain(f"rookery_{name}_total") for name in names] == [22, 23, 24]
     names = ("held_locks", "waiting_locks", "redis_down_seconds")

@@ -1,0 +1,137 @@
+"""Supervision: what happens to a message whose turn failed, declared by agent class.
+
+    class Billing(Agent):
+        supervision = Supervision(attempts=8, backoff=1.0, timeout=60.0, policies={CardDeclined: Policy.SKIP})
+
+The nearest class in `policies` decides; without one, an error that says what to do with it (`RetryTurn`, `SkipMessage`,
+`RejectMessage`, `PauseAgent`) or whether trying again can help (`retriable`), and for all other errors: try again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import ClassVar
+
+from rookery.schemas.errors import InvalidAgent, RookeryError
+
+
+class Policy(Enum):
+    """What to do with a message whose turn failed."""
+
+    RETRY = "retry"  # after a back-off, while the agent's other messages wait in order
+    SKIP = "skip"  # counted and logged, nothing else
+    DEAD_LETTER = "dead_letter"
+    PAUSE = "pause"  # the agent takes no messages until somebody resumes it, beginning with this one
+
+
+class TurnError(RookeryError):
+    """Base of the errors with which a handler says what is to be done with its message; meant for subclassing."""
+
+    reason = "turn-error"
+    policy: ClassVar[Policy] = Policy.DEAD_LETTER
+
+
+class RetryTurn(TurnError):
+    """Try the message again, after `after` seconds or the usual back-off; counts as an attempt."""
+
+    reason = "retry"
+    retriable = True
+    policy = Policy.RETRY
+
+    def __init__(self, why: str = "", *, after: float | None = None) -> None:
+        self.after = after
+        super().__init__(why or "the handler asked to be tried again")
+
+
+class SkipMessage(TurnError):
+    """Leave the message alone: no effects, no dead letter."""
+
+    reason = "skipped"
+    policy = Policy.SKIP
+
+    def __init__(self, why: str = "") -> None:
+        super().__init__(why or "the handler skipped the message")
+
+
+class RejectMessage(TurnError):
+    """The message can't be handled, now or later: a dead letter at once."""
+
+    reason = "rejected"
+    policy = Policy.DEAD_LETTER
+
+    def __init__(self, why: str = "") -> None:
+        super().__init__(why or "the handler rejected the message")
+
+
+class PauseAgent(TurnError):
+    """Pause the agent until somebody resumes it; it begins with this message then."""
+
+    reason = "paused"
+    policy = Policy.PAUSE
+
+    def __init__(self, why: str = "") -> None:
+        super().__init__(why or "the handler paused its agent")
+
+
+class HandlerTimeout(RookeryError, TimeoutError):
+    """A handler ran longer than its class allows."""
+
+    reason = "handler-timeout"
+    retriable = True
+
+    def __init__(self, agent: str, timeout: float) -> None:
+        self.agent, self.timeout = agent, timeout
+        super().__init__(f"a handler of {agent} ran longer than {timeout:g} s: do less, or raise its timeout")
+
+
+@dataclass(frozen=True)
+class Supervision:
+    """How failed turns of an agent class are treated; all durations are seconds.
+
+    A message gets `attempts` turns at most, then `exhausted` decides. Between them lies a back-off that doubles from
+    `backoff` to `backoff_max`, each time by up to the share `jitter` longer or shorter. `timeout` bounds a handler.
+    """
+
+    attempts: int = 5
+    backoff: float = 0.2
+    backoff_max: float = 30.0
+    jitter: float = 0.2
+    timeout: float | None = None
+    policies: Mapping[type[BaseException], Policy] = field(default_factory=dict)
+    exhausted: Policy = Policy.DEAD_LETTER
+
+    def check(self, agent_type: str) -> None:
+        """Raise InvalidAgent if this can't work."""
+        if self.attempts < 1 or not 0 <= self.jitter <= 1 or self.exhausted is Policy.RETRY:
+            raise InvalidAgent(agent_type, "supervision needs attempts >= 1, jitter from 0 to 1, exhausted not RETRY")
+        if not 0 < self.backoff <= self.backoff_max or (self.timeout is not None and self.timeout <= 0):
+            raise InvalidAgent(agent_type, "supervision needs 0 < backoff <= backoff_max and a timeout above 0")
+        for error, policy in self.policies.items():
+            if type(policy) is not Policy:
+                raise InvalidAgent(agent_type, f"supervision maps exception classes to policies, not {error!r}")
+
+    def policy(self, error: BaseException, attempts: int) -> Policy:
+        """What to do after `attempts` turns of a message have failed, the last one with `error`."""
+        policy = self._of(error)
+        return self.exhausted if policy is Policy.RETRY and attempts >= self.attempts else policy
+
+    def _of(self, error: BaseException) -> Policy:
+        for seen in (error, error.__cause__):  # what a step raised stands behind the error that says so
+            for cls in type(seen).__mro__:
+                if cls in self.policies:
+                    return self.policies[cls]
+                if cls is TurnError and isinstance(seen, TurnError):  # more precise than a policy for all exceptions
+                    return seen.policy
+        if isinstance(error, RookeryError) and not error.retriable:
+            return Policy.DEAD_LETTER
+        return Policy.RETRY
+
+    def delay(self, error: BaseException, attempts: int, chance: float) -> float:
+        """Seconds until the next attempt after `attempts` failed ones; `chance` from 0 to 1 places it in the jitter."""
+        after = getattr(error, "after", None)
+        if isinstance(error, RetryTurn) and after is not None:
+            return max(0.0, float(after))
+        base = min(self.backoff_max, self.backoff * 2.0 ** min(attempts - 1, 60))
+        return base * (1 + self.jitter * (2 * chance - 1))

@@ -1,0 +1,265 @@
+"""The ledger of an agent: what the journal holds of it besides its state, while there is something.
+
+- *Adoption*: messages whose turn does not end soon are parked in the journal, so that the inbox's prefix moves on. What
+  is parked of a lane is a gap-free run from its head; a lane serves it before anything that comes later.
+- *Steps* of the turn in hand, which must run again before any other turn of the agent.
+- *Attempts* on the message in hand, and whether the agent is paused.
+
+An agent that needs none of it has no ledger.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from rookery.schemas.cells import (
+    Parked,
+    Pause,
+    Place,
+    Step,
+    StepState,
+    decode_cell,
+    encode_cell,
+    parked_key,
+    read_name,
+    step_key,
+)
+from rookery.schemas.journal import KeyKind, split_key
+from rookery.streams.core.mailbox import LANES, Item, Mailbox
+
+# Steps of one turn: their deletion has to fit the batch that ends it.
+STEPS_MAX = 1_000
+
+
+class Ledger:
+    """See the head of this module."""
+
+    __slots__ = ("adopted", "answers", "asks", "attempts", "not_before", "parked_count", "paused", "place", "steps")
+
+    def __init__(self) -> None:
+        self.adopted = [-1] * LANES  # by lane: every unfinished message up to this offset is parked
+        self.parked_count = 0
+        self.place: Place | None = None  # of the message whose turn has steps
+        self.steps: dict[int, Step] = {}
+        self.asks: dict[str, int] = {}  # requests without a reply: id -> number of the step
+        self.answers: dict[int, Callable[[], None]] = {}  # whom to tell that a step is finished: the running turn
+        self.attempts = 0  # failed turns of the message in hand
+        self.not_before = 0  # when its next turn is due, nanoseconds since the epoch
+        self.paused = False
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the agent needs no ledger any more."""
+        return not (self.parked_count or self.steps or self.attempts or self.paused)
+
+    def is_parked(self, place: Place) -> bool:
+        """Whether an unfinished message is in the journal."""
+        return place.offset <= self.adopted[place.lane]
+
+    def note(self, number: int, step: Step) -> None:
+        """Remember a step of the turn in hand as it is in the journal."""
+        self.steps[number] = step
+        if step.state is StepState.PENDING:
+            self.asks[step.request_id] = number
+
+    def end_turn(self, address: str, place: Place) -> dict[bytes, bytes | None]:
+        """The turn in hand is over for good: forget its steps and attempts; returns what has to be deleted."""
+        gone: dict[bytes, bytes | None] = {step_key(address, place, number): None for number in self.steps}
+        self.place, self.attempts, self.not_before = None, 0, 0
+        self.steps, self.asks = {}, {}
+        return gone
+
+    def forget_failures(self, address: str, place: Place) -> dict[bytes, bytes | None]:
+        """The turn will be tried again, and with it the steps that failed; returns what has to be deleted."""
+        failed = [number for number, step in self.steps.items() if step.state is StepState.FAILED]
+        for number in failed:
+            del self.steps[number]
+        return {step_key(address, place, number): None for number in failed}
+
+
+class Found(NamedTuple):
+    """An agent of which a recovered journal holds more than its state."""
+
+    mailbox: Mailbox
+    orphans: list[bytes]  # steps of a message that is done: nothing will ever need them
+
+
+def park(item: Item, ledger: Ledger | None = None) -> bytes:
+    """The cell of a message; with a `ledger` it is the one in hand, and its attempts are kept, too."""
+    record = item.record
+    attempts, not_before = (ledger.attempts, ledger.not_before) if ledger is not None else (0, 0)
+    return encode_cell(
+        Parked(record.key, record.value, list(record.headers or ()), record.timestamp, attempts, not_before)
+    )
+
+
+def recover_ledgers(cells: Iterable[tuple[bytes, bytes]], partition: int, prefixes: tuple[int, ...]) -> list[Found]:
+    """Mailboxes with what the cells of a recovered journal say, by agent; raises JournalError on a damaged cell."""
+    by_agent: dict[str, dict[str, bytes]] = {}
+    for key, value in cells:
+        kind, address, cell = split_key(key)
+        if kind is KeyKind.CELL:
+            by_agent.setdefault(address, {})[cell] = value
+    return [_recover(address, named, partition, prefixes) for address, named in sorted(by_agent.items())]
+
+
+def _recover(address: str, named: Mapping[str, bytes], partition: int, prefixes: tuple[int, ...]) -> Found:
+    ledger, mailbox = Ledger(), Mailbox(address, partition)
+    mailbox.ledger = ledger
+    steps: dict[Place, dict[int, Step]] = {}
+    for cell, value in sorted(named.items()):
+        form, place, number = read_name(cell)
+        if form is Parked:
+            mailbox.lanes[place.lane].append(Item.parked(place.offset))
+            ledger.adopted[place.lane] = place.offset
+            ledger.parked_count += 1
+        elif form is Step:
+            steps.setdefault(place, {})[number] = decode_cell(value, Step)
+        elif form is Pause:
+            ledger.paused = mailbox.held = True
+    orphans = []
+    for place, found in steps.items():
+        waiting = any(item.offset == place.offset for item in mailbox.lanes[place.lane])
+        if not waiting and place.offset < prefixes[place.lane]:
+            orphans += [step_key(address, place, number) for number in found]
+            continue
+        ledger.place = place
+        for number, step in found.items():
+            ledger.note(number, step)
+        # Its turn goes on before any other of this agent, as soon as its message is here.
+        if waiting:
+            mailbox.first_lane = place.lane
+        else:
+            mailbox.held = True
+    return Found(mailbox, orphans)
+
+
+class Entry(Protocol):
+    """A finished turn, or a note about one that goes on; see Finished."""
+
+    @property
+    def mailbox(self) -> Mailbox | None: ...  # noqa: D102
+    @property
+    def lane(self) -> int: ...  # noqa: D102
+    @property
+    def offset(self) -> int: ...  # noqa: D102
+    @property
+    def cells(self) -> Mapping[bytes, bytes | None] | None: ...  # noqa: D102
+    @property
+    def ends(self) -> bool: ...  # noqa: D102
+
+
+class Ledgers:
+    """The ledgers of one partition, and the agents whose messages are to be adopted by the next commit batches."""
+
+    __slots__ = ("_requests", "mailboxes")
+
+    def __init__(self) -> None:
+        self.mailboxes: dict[Mailbox, None] = {}  # those with a ledger
+        self._requests: dict[Mailbox, None] = {}
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether no agent will do anything by itself: all that have a ledger are paused."""
+        return not self._requests and all(
+            mailbox.ledger is not None and mailbox.ledger.paused and not mailbox.running for mailbox in self.mailboxes
+        )
+
+    @property
+    def parked_count(self) -> int:
+        """Messages that are in the journal instead of their inbox."""
+        return sum(mailbox.ledger.parked_count for mailbox in self.mailboxes if mailbox.ledger is not None)
+
+    def open(self, mailbox: Mailbox) -> Ledger:
+        """The ledger of an agent, made if it has none."""
+        ledger = mailbox.ledger
+        if ledger is None:
+            ledger = mailbox.ledger = Ledger()
+            self.mailboxes[mailbox] = None
+        return ledger
+
+    def request(self, mailbox: Mailbox) -> None:
+        """Park the unfinished messages of an agent, as soon as its finished turns are in the journal."""
+        self.open(mailbox)
+        self._requests[mailbox] = None
+
+    def settle(self, entry: Entry, ledger: Ledger, records: dict[bytes, bytes | None]) -> bool:
+        """Put what an entry writes into a batch. True if its message's offset is done by it: the builder decides, since
+        a message may have been parked while its turn ran; then the turn ends with its cell."""
+        if entry.cells:
+            records.update(entry.cells)
+        if not entry.ends:
+            return False
+        place = Place(entry.lane, entry.offset)
+        if not ledger.is_parked(place):
+            return True
+        records[parked_key(entry.mailbox.address, place)] = None  # type: ignore[union-attr]  # it has a ledger
+        ledger.parked_count -= 1
+        return False
+
+    def adopt(
+        self,
+        records: dict[bytes, bytes | None],
+        entries: Sequence[Entry],
+        done: Callable[[int, int], None],
+        room: int,
+        overhead: int,
+    ) -> None:
+        """Park what was requested, up to `room` bytes, counting `overhead` for each record.
+
+        An agent's messages can be parked only in or after the batch that holds all its finished turns: else a later
+        message were served before an earlier one that a crash brings back from the inbox.
+        """
+        for mailbox in list(self._requests):
+            if mailbox.closed or mailbox.ledger is None:
+                del self._requests[mailbox]
+                continue
+            if mailbox.unsettled > sum(entry.mailbox is mailbox for entry in entries):
+                continue
+            for lane in range(LANES):
+                room -= self._adopt_lane(mailbox, mailbox.ledger, lane, records, done, room, overhead)
+            if room <= 0:
+                return  # the rest has to wait for the next batch
+            del self._requests[mailbox]
+
+    def _adopt_lane(
+        self,
+        mailbox: Mailbox,
+        ledger: Ledger,
+        lane: int,
+        records: dict[bytes, bytes | None],
+        done: Callable[[int, int], None],
+        room: int,
+        overhead: int,
+    ) -> int:
+        """Park the run at the head of a lane; returns its size. Only what waits leaves memory: the rest is in hand."""
+        size = 0
+        waiting = mailbox.lanes[lane]
+        if mailbox.current is not None and mailbox.current_lane == lane:
+            in_hand: Item | None = mailbox.current
+        else:
+            in_hand = waiting[0] if ledger.attempts and mailbox.first_lane == lane and waiting else None
+        run = list(waiting) if in_hand is None or in_hand is not mailbox.current else [in_hand, *waiting]
+        for item in run:
+            if item.offset <= ledger.adopted[lane]:
+                continue
+            if size >= room:
+                break
+            key = parked_key(mailbox.address, Place(lane, item.offset))
+            value = park(item, ledger if item is in_hand else None)
+            size += len(key) + len(value) + overhead
+            records[key] = value
+            done(lane, item.offset)
+            ledger.adopted[lane] = item.offset
+            ledger.parked_count += 1
+        if size:
+            through = ledger.adopted[lane]
+            light = [Item.parked(i.offset) if i.offset <= through and i is not in_hand else i for i in waiting]
+            waiting.clear()
+            waiting.extend(light)
+        return size
+
+    def settled(self, mailbox: Mailbox) -> None:
+        """A batch of this agent is acknowledged: it may need no ledger any more."""
+        if mailbox.ledger is not None and mailbox.ledger.is_empty and not (mailbox.unsettled or mailbox.running):
+            mailbox.ledger = None
+            del self.mailboxes[mailbox]
