@@ -41,6 +41,33 @@ class WrongTopic(RookeryError):
         super().__init__(f"topic {topic}: {why}" + (f"; mend it with: {command}" if command else ""))
 
 
+class OtherApplication(RookeryError):
+    """The application id belongs to a program with another topology; `command` mends it."""
+
+    reason = "other-application"
+
+    def __init__(self, app_id: str, why: str, command: str) -> None:
+        self.app_id, self.why, self.command = app_id, why, command
+        super().__init__(
+            f"{app_id} is another application: {why}; give this one an id of its own (ROOKERY_APP_ID), or, if the "
+            f"change is meant, stop all workers and mend it with: {command}"
+        )
+
+
+class NotFenced(RookeryError):
+    """The broker took an append of an older lease after one of a newer: workers could overwrite each other."""
+
+    reason = "not-fenced"
+
+    def __init__(self, broker: str) -> None:
+        self.broker = broker
+        super().__init__(
+            f"the broker {broker} took a record of an old producer epoch after one of a newer epoch, so it can't keep "
+            "two workers from writing the same state: use Apache Kafka 4 (tested: 4.1), or one that fences idempotent "
+            "producers like it"
+        )
+
+
 class IncompatibleVersion(RookeryError):
     """A library, broker or record has a version that this Rookery can't work with."""
 

@@ -20,7 +20,7 @@ class ShipFailed(Exception):
 
 
 class NoSuchTopic(Exception):
-    """The target topic does not exist: its client has gone."""
+    """A topic, named in the text, does not exist; a reply topic's client has gone."""
 
 
 class Record(Protocol):

@@ -160,6 +160,7 @@ class Engine:
         for number in set(self._owned) - partitions:
             self._owned.pop(number).drop("revoked")
         self.counts["rebalances"] += 1
+        self.ground.suspect()  # a topic that was deleted is one reason
         checks = []
         for number in sorted(partitions):
             ownership = self._owned.get(number)

@@ -6,6 +6,7 @@ hole: a stretch that the log deleted before it was handled is a loss, counted, a
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
 
@@ -14,14 +15,17 @@ from rookery.schemas.errors import LogTruncated, WrongTopic
 from rookery.streams.core.mailbox import LANES
 from rookery.streams.core.partition import Partition
 from rookery.streams.engine.deadletters import DeadLetters
-from rookery.streams.log import Log
+from rookery.streams.log import Log, NoSuchTopic
 
 log = logging.getLogger(__name__)
 
 # A warning is due when the oldest unhandled record has only this share of the retention left, and again after so long.
 RETENTION_SHARE, WARN_AGAIN = 0.25, 600.0
-# An end below our position may be a new leader that does not know yet what is committed: only the second one counts.
-SHORT_ENDS = 2
+# An end below our position may be a new leader that does not know yet what is committed, an unknown topic a broker that
+# has just started: only so many in a row count.
+SHORT_ENDS, MISSING = 2, 3
+# Between two checks at least, should the cause of the first not go away; seconds.
+PAUSE = 1.0
 
 
 class Ground:
@@ -50,6 +54,8 @@ class Ground:
         self._now_ns = now_ns
         self._looking: dict[tuple[int, int], asyncio.Task[None]] = {}
         self._short: dict[tuple[int, int], int] = {}
+        self._missing = 0
+        self._made: Sequence[bytes] = ()  # the incarnations when this worker started
         self._warned_at = [float("-inf")] * LANES
         self.lost_count = 0  # records deleted before they were handled
         self.seconds_left: dict[int, float] = {}  # by lane: until the log may delete the oldest unhandled record
@@ -121,12 +127,6 @@ class Ground:
     async def watch(self) -> None:
         """Check for ever."""
         while True:
-            try:
-                async with asyncio.timeout(self._interval):
-                    await self._due.wait()
-                await asyncio.sleep(1.0)  # a bound, should the cause not go away
-            except TimeoutError:
-                pass
             self._due.clear()
             self._watch_retention()
             try:
@@ -134,18 +134,32 @@ class Ground:
             except WrongTopic as error:
                 self._fatal(error)
             except Exception as error:
-                log.warning("the inboxes can't be checked now: %s", error)
+                log.warning("the inboxes can't be checked now: %s", str(error) or repr(error))
+            await asyncio.sleep(PAUSE)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._interval):
+                    await self._due.wait()
 
     async def _check(self) -> None:
-        incarnations = await self._port.incarnations()
+        try:
+            incarnations = await self._port.incarnations()
+        except NoSuchTopic as error:
+            self._missing += 1
+            self._due.set()
+            if self._missing < MISSING:
+                raise
+            raise WrongTopic(str(error), "was deleted while this worker runs") from None
+        self._missing = 0
+        self._made = self._made or incarnations
+        for topic, made, found in zip(self._inboxes, self._made, incarnations, strict=True):
+            if made != found:
+                raise WrongTopic(topic, "was deleted and made again while this worker runs")
         for partition in list(self._partitions()):
             bounds = await self._port.inbox_bounds(partition.number)
             if partition.closed:
                 continue
             for lane, (start, end) in enumerate(bounds):
                 progress, key = partition.lanes[lane], (partition.number, lane)
-                if progress.incarnation != incarnations[lane]:
-                    raise WrongTopic(self._inboxes[lane], "was deleted and made again while this worker runs")
                 if end < progress.next:
                     self._short[key] = self._short.get(key, 0) + 1
                     if self._short[key] >= SHORT_ENDS:

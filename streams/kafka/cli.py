@@ -17,6 +17,7 @@ from rookery.schemas.envelope import Priority
 from rookery.schemas.errors import RookeryError
 from rookery.streams.client import Client
 from rookery.streams.kafka import topics as admin
+from rookery.streams.kafka.accept import accept
 
 if TYPE_CHECKING:
     from rookery.streams.kafka.app import App
@@ -57,13 +58,20 @@ class Command(AppCommand):
 
 
 class topics(Command):  # noqa: N801 - the name of the command
-    """Show, create or check the topics of the application; a wrong one is explained with the command that mends it."""
+    """Show, create or check the topics of the application; a wrong one is explained with the command that mends it.
 
-    options = [argument("action", type=click.Choice(["show", "create", "check"]), default="show")]  # noqa: RUF012
+    `accept` puts this program and the topics as they are now in the place of what the application remembers; stop all
+    workers before.
+    """
+
+    options = [argument("action", type=click.Choice(["show", "create", "check", "accept"]), default="show")]  # noqa: RUF012
 
     async def run(self, action: str) -> None:
         """Do what `action` says; exits with 1 when a topic is missing or wrong."""
         settings, kafka = self.rookery.settings, self.rookery.client_kwargs
+        if action == "accept":
+            self.say(await accept(self.rookery))
+            return
         if action != "show":
             made = await admin.ensure(settings, kafka, make=action == "create")
             self.say(f"made {', '.join(made)}" if made else "all topics are as they have to be")

@@ -203,7 +203,7 @@ class Consumer(driver.Consumer):
 
     async def wait_empty(self) -> None:
         """Called before a rebalance and at the end: waits for nobody then, drains the engine now."""
-        if self.app.should_stop:
+        if self.app.should_stop and cast("App", self.app).engine_service.running is not None:
             await self._engine.drain(self._engine.settings.drain_timeout)
             await self.commit()
 

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
 from aiokafka.structs import ConsumerRecord
 
 from rookery.schemas.errors import NotBound, WrongTopic
@@ -28,6 +28,7 @@ from rookery.streams.kafka.batches import (
     plain_producer,
     stop_producer,
 )
+from rookery.streams.kafka.fencetest import check_fence
 from rookery.streams.kafka.reader import Readers, ReadFailed, stop_consumer
 from rookery.streams.kafka.topicids import topic_ids
 from rookery.streams.log import JournalRecord, Lease, NoSuchTopic, ShipFailed
@@ -126,6 +127,11 @@ class KafkaLog:
         """Name the consumer that `seek`, `pause`, `resume` and `confirm_assignment` speak to."""
         self._group = group
 
+    async def check_fence(self) -> None:
+        """Prove that this broker fences; see `fencetest`."""
+        servers = str(self._client_kwargs["bootstrap_servers"])
+        await check_fence(_running(self._journal), self._topics.app_id, self._topics.control, servers, self._timeout)
+
     # --- journal ------------------------------------------------------------------------------------------------------
 
     async def acquire(self, partition: int) -> Lease:
@@ -161,9 +167,15 @@ class KafkaLog:
         return await self._bounds(self._topics.inboxes, partition)
 
     async def incarnations(self) -> Sequence[bytes]:
-        """The topic ids of the inboxes; raises WrongTopic when one has other partitions than the journal."""
+        """The topic ids of the inboxes.
+
+        Raises NoSuchTopic, and WrongTopic when one has other partitions than the journal.
+        """
         client = _running(self._journal).client
-        *inboxes, (_, partitions) = await topic_ids(client, (*self._topics.inboxes, self._topics.journal))
+        try:
+            *inboxes, (_, partitions) = await topic_ids(client, (*self._topics.inboxes, self._topics.journal))
+        except UnknownTopicOrPartitionError as error:
+            raise NoSuchTopic(error.args[0]) from None
         for topic, (_, count) in zip(self._topics.inboxes, inboxes, strict=True):
             if count != partitions:
                 raise WrongTopic(topic, f"has {count} partitions now, the journal has {partitions}")

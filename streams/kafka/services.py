@@ -23,7 +23,7 @@ from rookery.schemas.errors import NotBound
 from rookery.streams.client import Client
 from rookery.streams.core.store import in_memory
 from rookery.streams.engine.engine import Engine
-from rookery.streams.kafka import selftest, topics
+from rookery.streams.kafka import registration, selftest, topics
 from rookery.streams.kafka.log import KafkaLog
 from rookery.streams.rocks import RocksStores, stores_folder
 
@@ -79,7 +79,10 @@ class EngineService(Service):
         }
 
     async def on_start(self) -> None:
-        """Check the ground, make topics, connect. Raises IncompatibleVersion, WrongTopic, ConfigurationError."""
+        """Check the ground, make topics, connect.
+
+        Raises IncompatibleVersion, WrongTopic, OtherApplication, NotFenced, ConfigurationError.
+        """
         selftest.check()
         app, settings = self.app, self.app.settings
         made = await topics.ensure(settings, app.client_kwargs)
@@ -87,6 +90,8 @@ class EngineService(Service):
             log.info("made topics: %s", ", ".join(made))
         self._log = KafkaLog(app.topic_names, app.client_kwargs)
         await self._log.start()
+        await self._log.check_fence()
+        await registration.register(settings, app.registry, app.client_kwargs)
         self._log.attach(cast("Any", app.consumer))
         if settings.store == "rocksdb":
             home = {"app": settings.app_id, "journal": (await self._log.journal_id()).hex()}

@@ -4,9 +4,12 @@ import uuid
 from collections.abc import AsyncIterator
 
 import pytest_asyncio
+from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from rookery.streams.core.routing import Topics
+from rookery.streams.kafka import topics as admin_topics
+from tests.cluster.crew import Sender
 
 PARTITIONS = 2
 
@@ -29,3 +32,16 @@ async def topics(admin: AIOKafkaAdminClient) -> AsyncIterator[Topics]:
     await admin.create_topics(new)
     yield names
     await admin.delete_topics([topic.name for topic in new])
+
+
+@pytest_asyncio.fixture
+async def app_id(broker: str) -> AsyncIterator[str]:
+    name = f"test-{uuid.uuid4().hex[:8]}"
+    yield name
+    await admin_topics.remove(name, {"bootstrap_servers": broker})
+
+
+@pytest_asyncio.fixture
+async def send(broker: str, app_id: str) -> AsyncIterator[Sender]:
+    async with AIOKafkaProducer(bootstrap_servers=broker) as producer:
+        yield Sender(producer, Topics(app_id))

@@ -1,5 +1,6 @@
-"""The application that the workers of test_faust_app run: agents that count."""
+"""The application that the workers of the cluster tests run: agents that count, as slowly as they are told."""
 
+import asyncio
 import os
 
 from rookery import Agent, App, handler
@@ -9,9 +10,11 @@ class Count(Agent):
     n: int = 0
 
     @handler("add")
-    async def add(self, msg: dict[str, int]) -> dict[str, int]:
-        self.n += msg["by"]
+    async def add(self, msg: dict[str, float]) -> dict[str, int]:
+        await asyncio.sleep(msg.get("seconds", 0))
+        self.n += int(msg["by"])
         return {"n": self.n}
 
 
-app = App(os.environ["COUNTING_APP"], agents=[Count], partitions=4, session_timeout=6, heartbeat_interval=0.5)
+options = {"session_timeout": 6.0, "heartbeat_interval": 0.5} if "ROOKERY_SESSION_TIMEOUT" not in os.environ else {}
+app = App(os.environ["COUNTING_APP"], agents=[Count], partitions=4, **options)

@@ -1,0 +1,41 @@
+"""The control topic: one compacted partition of named records, shared by an application's workers and operators."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+
+# A read or write that takes longer has failed; seconds.
+TIMEOUT = 20.0
+POLL_MS = 200
+
+
+class Control:
+    """The records of one control topic, by name."""
+
+    def __init__(self, topic: str, client_kwargs: Mapping[str, Any]) -> None:
+        self._topic = topic
+        self._client_kwargs = client_kwargs
+
+    async def history(self, name: str) -> list[bytes]:
+        """The values of a name that compaction has left, the oldest first.
+
+        Raises KafkaError, or TimeoutError after TIMEOUT seconds.
+        """
+        tp = TopicPartition(self._topic, 0)
+        found: list[bytes] = []
+        async with asyncio.timeout(TIMEOUT), AIOKafkaConsumer(**self._client_kwargs, group_id=None) as consumer:
+            consumer.assign([tp])
+            await consumer.seek_to_beginning(tp)
+            end = (await consumer.end_offsets([tp]))[tp]
+            while await consumer.position(tp) < end:
+                for record in (await consumer.getmany(tp, timeout_ms=POLL_MS)).get(tp, ()):
+                    if record.key == name.encode():
+                        found = [*found, record.value] if record.value is not None else []
+        return found
+
+    async def write(self, name: str, value: bytes | None) -> None:
+        """Set a name's value; None deletes it. Raises KafkaError, or TimeoutError after TIMEOUT seconds."""
+        async with asyncio.timeout(TIMEOUT), AIOKafkaProducer(**self._client_kwargs, acks="all") as producer:
+            await producer.send_and_wait(self._topic, value, name.encode(), partition=0)
