@@ -1,17 +1,21 @@
 """All settings of Rookery on one page, each with its unit and its bounds; every bad one is reported at once.
 
 Sources, strongest first: keyword arguments of `Settings.load`, variables ``ROOKERY_<NAME>``, the defaults below.
-Durations are seconds, sizes are bytes.
+Durations are seconds, sizes are bytes. A secret may also come from a file, as container platforms hand them out:
+``ROOKERY_<NAME>_FILE`` names it; a line break at its end is left out.
 """
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from rookery.ops import tls
 from rookery.ops.servers import addresses
 from rookery.schemas.errors import ConfigurationError
 
@@ -23,6 +27,17 @@ RECORD_OVERHEAD_BYTES: Final = 100_000
 """What the frame of a journal batch (record headers, `~pos`) may add to `batch_bytes_max`."""
 BROKER_BATCH_BYTES: Final = 1_048_588
 """The largest batch a Kafka topic takes by default (``max.message.bytes``)."""
+SECRETS: Final = (
+    "broker_password",
+    "broker_key_password",
+    "redis_url",
+    "redis_password",
+    "redis_key_password",
+    "web_token",
+)
+"""Settings that may also be read from a file."""
+SECRET_BYTES_MAX: Final = 65_536
+TOKEN_CHARS_MIN: Final = 16
 
 
 class Settings(BaseSettings):
@@ -53,7 +68,34 @@ class Settings(BaseSettings):
     data_dir: str = Field(".rookery/data", min_length=1, description="folder for local stores; one worker, one folder")
     web_host: str = Field("127.0.0.1", min_length=1, description="address of health and metrics pages")
     web_port: int = Field(0, ge=0, le=65_535, description="their port; 0 takes a free one")
+    web_token: SecretStr | None = Field(
+        None, description="whoever asks for /metrics must show it, as `Authorization: Bearer <token>`"
+    )
+    allow_open_web: bool = Field(
+        False, validate_default=True, description="allow a web_host other than loopback without a web_token"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what the log shows")
+
+    # --- who we are, to Kafka ----------------------------------------------------------------------------------
+    broker_tls: bool = Field(False, description="speak TLS with the broker; its certificate and host name are checked")
+    broker_ca_file: str | None = Field(None, description="PEM file of the CA to trust; default: those of the system")
+    broker_certificate_file: str | None = Field(None, description="PEM file of our certificate, for mutual TLS")
+    broker_key_file: str | None = Field(None, description="PEM file of its key, unless it is in the same file")
+    broker_key_password: SecretStr | None = Field(None, validate_default=True, description="of a locked key")
+    allow_plaintext_sasl: bool = Field(False, description="allow a password to go over a connection without TLS")
+    broker_sasl: Literal["plain", "scram-sha-256", "scram-sha-512"] | None = Field(
+        None, description="how to log in; needs broker_user and broker_password"
+    )
+    broker_user: str | None = Field(None, min_length=1, validate_default=True, description="name to log in with")
+    broker_password: SecretStr | None = Field(None, validate_default=True, description="of broker_user")
+
+    # --- who we are, to Redis: TLS by the scheme rediss:// of its URL ------------------------------------------
+    redis_user: str | None = Field(None, min_length=1, description="ACL user, unless the URL names one")
+    redis_password: SecretStr | None = Field(None, description="unless the URL has one")
+    redis_ca_file: str | None = Field(None, description="PEM file of the CA to trust; default: those of the system")
+    redis_certificate_file: str | None = Field(None, description="PEM file of our certificate, for mutual TLS")
+    redis_key_file: str | None = Field(None, description="PEM file of its key, unless it is in the same file")
+    redis_key_password: SecretStr | None = Field(None, validate_default=True, description="of a locked key")
 
     # --- topics ------------------------------------------------------------------------------------------------
     partitions: int = Field(12, ge=1, le=500, description="of every inbox and of the journal")
@@ -130,10 +172,15 @@ class Settings(BaseSettings):
         for name, choices in (("broker", addresses.BROKER_VARIABLES), ("redis_url", addresses.REDIS_VARIABLES)):
             if name not in overrides and (found := addresses.given(choices)):
                 variables[name], overrides[name] = found
+        problems = _read_secrets(overrides, variables)
         try:
-            return cls(**overrides)
+            settings = cls(**overrides)
         except ValidationError as error:
-            raise ConfigurationError([_problem(cls, details, variables) for details in error.errors()]) from None
+            problems += [_problem(cls, details, variables) for details in error.errors()]
+            raise ConfigurationError(problems) from None
+        if problems:
+            raise ConfigurationError(problems)
+        return settings
 
     @field_validator("broker")
     @classmethod
@@ -142,6 +189,8 @@ class Settings(BaseSettings):
         if not cleaned:
             raise ValueError("no server in it")
         addresses.endpoints(cleaned, 9092)
+        if "@" in cleaned:
+            raise ValueError("user and password belong into broker_user and broker_password")
         return cleaned
 
     # Each relation is checked at its later field, so that it is reported together with whatever else is wrong.
@@ -154,7 +203,82 @@ class Settings(BaseSettings):
             raise ValueError(f"with {other} {info.data[other]:.10g} at most {limit:.10g} is allowed")
         return value
 
+    @field_validator("broker_sasl")
+    @classmethod
+    def _no_password_in_the_clear(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value and info.data.get("broker_tls") is False and info.data.get("allow_plaintext_sasl") is False:
+            raise ValueError(
+                "without TLS everybody on the way could read along: set broker_tls, or allow_plaintext_sasl"
+            )
+        return value
 
+    @field_validator("broker_user", "broker_password")
+    @classmethod
+    def _with_sasl_only(cls, value: Any, info: ValidationInfo) -> Any:
+        if "broker_sasl" in info.data and bool(value) != bool(info.data["broker_sasl"]):
+            raise ValueError("is not used without broker_sasl" if value else "must be set, since broker_sasl is")
+        return value
+
+    @field_validator("broker_key_password", "redis_key_password")
+    @classmethod
+    def _tls_works(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        server = str(info.field_name).partition("_")[0]
+        files = {f"{server}_{name}": info.data.get(f"{server}_{name}") for name in _TLS_FILES}
+        given = [name for name, path in files.items() if path]
+        if value:
+            given.append(str(info.field_name))
+        if server == "broker":
+            on, switch = info.data.get("broker_tls"), "broker_tls"
+        else:
+            on, switch = str(info.data.get("redis_url")).startswith("rediss"), "a redis_url with rediss://"
+        if given and not on:
+            raise ValueError(f"{', '.join(given)} would not be used: TLS needs {switch}")
+        if given and not files[f"{server}_certificate_file"] and given != [f"{server}_ca_file"]:
+            raise ValueError(f"a key is no use without {server}_certificate_file")
+        if on:
+            ca, certificate, key = files.values()
+            tls.context(ca, certificate, key, value.get_secret_value() if value else "")
+        return value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _no_switches(cls, value: str | None) -> str | None:
+        # What the query says beats arguments, so that `?ssl_cert_reqs=none` would end all checks.
+        if value and "ssl_" in value.partition("?")[2]:
+            raise ValueError("TLS is set by the redis_..._file settings, not in the URL; its checks are always on")
+        return value
+
+    @field_validator("redis_user", "redis_password")
+    @classmethod
+    def _in_one_place(cls, value: Any, info: ValidationInfo) -> Any:
+        if value and "@" in (info.data.get("redis_url") or ""):
+            raise ValueError("the redis_url names a user or password, too: set them in one place")
+        return value
+
+    @field_validator("web_token")
+    @classmethod
+    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not (
+            len(value) >= TOKEN_CHARS_MIN and (text := value.get_secret_value()).isascii() and text.isprintable()
+        ):
+            raise ValueError(f"must have {TOKEN_CHARS_MIN} printable characters or more: openssl rand -hex 32")
+        return value
+
+    @field_validator("allow_open_web")
+    @classmethod
+    def _guarded(cls, value: bool, info: ValidationInfo) -> bool:
+        host = info.data.get("web_host", "localhost")
+        if (
+            not value
+            and "web_token" in info.data
+            and info.data["web_token"] is None
+            and not addresses.is_loopback(host)
+        ):
+            raise ValueError(f"web_host {host} can be reached from outside: set web_token, or this to true")
+        return value
+
+
+_TLS_FILES: Final = ("ca_file", "certificate_file", "key_file")
 _LIMITED_BY: Final = {
     # field: (earlier field, share of it, margin taken off)
     "min_insync_replicas": ("replication_factor", 1.0, 0),
@@ -162,6 +286,31 @@ _LIMITED_BY: Final = {
     "batch_bytes_max": ("topic_bytes_max", 1.0, RECORD_OVERHEAD_BYTES),
     "message_bytes_max": ("batch_bytes_max", 1.0, 0),
 }
+
+
+def _read_secrets(overrides: dict[str, Any], variables: dict[str, str]) -> list[str]:
+    """Put secrets that are given as files into `overrides`, their sources into `variables`; returns what is wrong."""
+    problems = []
+    for name in SECRETS:
+        keyword, variable = f"{name}_file", f"{PREFIX}{name.upper()}_FILE"
+        as_keyword = name in overrides and name not in variables
+        if path := overrides.pop(keyword, None):
+            source, twice = keyword, as_keyword
+        elif as_keyword:
+            continue
+        else:
+            path, source, twice = os.environ.get(variable), variable, bool(os.environ.get(PREFIX + name.upper()))
+        if path and twice:
+            problems.append(f"{name}: is set, and {source} is, too; unset one of them")
+        if not path or twice:
+            continue
+        try:
+            with Path(path).open(encoding="utf-8") as file:
+                overrides[name] = file.read(SECRET_BYTES_MAX).rstrip("\r\n")
+            variables[name] = source
+        except (OSError, ValueError) as error:
+            problems.append(f"{name} ({source}): the file can't be read: {getattr(error, 'strerror', 'it is no text')}")
+    return problems
 
 
 def _problem(settings: type[Settings], details: ErrorDetails, variables: dict[str, str]) -> str:

@@ -104,6 +104,39 @@ class LogTruncated(RookeryError):
         )
 
 
+class BrokerUnreachable(RookeryError, ConnectionError):
+    """No Kafka server can be reached under the configured address."""
+
+    reason = "broker-unreachable"
+    retriable = True
+
+    def __init__(self, broker: str, why: str) -> None:
+        self.broker, self.why = broker, why
+        super().__init__(f"no Kafka answers at {broker}: {why}; check that it runs, or set ROOKERY_BROKER=host:port")
+
+
+class NotAuthenticated(RookeryError):
+    """A Kafka server and we do not trust each other: TLS, certificate, user or password; `remedy` says what to set."""
+
+    reason = "not-authenticated"
+
+    def __init__(self, broker: str, why: str, remedy: str) -> None:
+        self.broker, self.why, self.remedy = broker, why, remedy
+        super().__init__(f"Kafka at {broker} can't be used: {why}; {remedy}")
+
+
+class NotAuthorized(RookeryError):
+    """The broker knows us and refuses us something; `resource` says what."""
+
+    reason = "not-authorized"
+
+    def __init__(self, resource: str) -> None:
+        self.resource = resource
+        super().__init__(
+            f"the broker refuses access to {resource}: `faust -A <app> topics acls` prints what has to be allowed"
+        )
+
+
 class NotBound(RookeryError):
     """An operation needs a running application, client or test kit, and there is none."""
 

@@ -19,6 +19,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import UnknownTopicOrPartitionError
 from aiokafka.producer.message_accumulator import BatchBuilder
+from aiokafka.structs import OffsetAndMetadata
 
 from rookery.agents import Agent, AgentHandle, AgentManager
 from rookery.agents.binding import Reply, bind, unbind
@@ -32,13 +33,15 @@ from rookery.streams.calls import Caller
 from rookery.streams.core.outbox import Destination
 from rookery.streams.core.routing import Router, Topics
 from rookery.streams.engine.engine import Engine
-from rookery.streams.kafka import topics
+from rookery.streams.kafka import security, topics
+from rookery.streams.kafka.batches import COORDINATOR_NOT_READY
 from rookery.streams.kafka.fence import KafkaFence
 
 log = logging.getLogger(__name__)
 
 # A produce request that is not answered by then has failed; milliseconds.
 REQUEST_TIMEOUT_MS = 30_000
+COORDINATOR_TIMEOUT = 15.0  # seconds to wait for a broker that has no coordinator for groups yet
 
 
 class Client:
@@ -66,7 +69,7 @@ class Client:
         self.name = name or uuid.uuid4().hex
         self.topics = Topics(app_id)
         self._engine = engine
-        self._kafka = {"bootstrap_servers": self.settings.broker, "client_id": f"{app_id}-client-{self.name}"}
+        self._kafka = {**security.client_kwargs(self.settings), "client_id": f"{app_id}-client-{self.name}"}
         self._producer: AIOKafkaProducer | None = None
         self._admin: AIOKafkaAdminClient | None = None
         self._meter: AIOKafkaConsumer | None = None
@@ -79,7 +82,10 @@ class Client:
     # -- life ---------------------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        """Connect and bind: `AgentManager()` works from here on. Raises WrongTopic if the application has no topics."""
+        """Connect and bind: `AgentManager()` works from here on.
+
+        Raises WrongTopic if the application has no topics, BrokerUnreachable, NotAuthenticated or NotAuthorized.
+        """
         self._producer = AIOKafkaProducer(
             **self._kafka,
             acks="all",
@@ -88,9 +94,10 @@ class Client:
             max_request_size=self.settings.topic_bytes_max,
             max_batch_size=262_144,
         )
-        await self._producer.start()
         try:
-            partitions = await self._partition_count()
+            async with security.explained(self._kafka):
+                await self._producer.start()
+                partitions = await self._partition_count()
         except BaseException:
             await self._producer.stop()
             raise
@@ -274,9 +281,24 @@ class Client:
         partitions = range(self._call.partitions)
         tps = [TopicPartition(topic, number) for topic in self.topics.inboxes for number in partitions]
         ends = await self._meter.end_offsets(tps)
-        admin = await self._administer()
-        committed = await admin.list_consumer_group_offsets(self.settings.app_id, partitions=tps)
+        committed = await self._committed_offsets(tps)
         return ends, {tp: max(meta.offset, 0) for tp, meta in committed.items()}
+
+    async def _committed_offsets(self, tps: list[TopicPartition]) -> dict[TopicPartition, OffsetAndMetadata]:
+        """What the group has committed; a new broker needs a moment until it has a coordinator for groups."""
+        admin = await self._administer()
+        give_up = time.monotonic() + COORDINATOR_TIMEOUT
+        while True:
+            try:
+                found: dict[TopicPartition, OffsetAndMetadata] = await admin.list_consumer_group_offsets(
+                    self.settings.app_id, partitions=tps
+                )
+            except COORDINATOR_NOT_READY:
+                if time.monotonic() > give_up:
+                    raise
+                await asyncio.sleep(0.1)
+            else:
+                return found
 
 
 class _Bulk:

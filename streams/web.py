@@ -1,12 +1,15 @@
 """The pages of a worker: /metrics for Prometheus, /livez and /readyz for whoever restarts it and sends it work.
 
-None of them shows a message or a state; ids of agents appear on /metrics, as many as `metrics_agents_max` allows.
+None of them shows a message or a state; ids of agents appear on /metrics, as many as `metrics_agents_max` allows. With
+a `web_token` every page but the two for health needs it, also those that an application adds.
 """
 
-from collections.abc import Callable
+import hmac
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import faust
+from aiohttp import web
 from faust.web import Request, Response, View
 
 from rookery.ops.metrics import Metrics
@@ -22,6 +25,26 @@ SETTINGS: Final[dict[str, Any]] = {
     "web_in_thread": False,  # pages read the engine, which lives on the app's event loop
 }
 """What an app has to be made with for these pages to be the only ones, besides Faust's greeting at `/`."""
+
+
+OPEN: Final = frozenset({"/livez", "/readyz"})
+"""Pages that need no token: whoever restarts a process has none."""
+
+
+def guard(token: str) -> dict[str, Any]:
+    """Faust's settings that let a request pass if it shows the token as `Authorization: Bearer <token>`, else 401."""
+    wanted = f"Bearer {token}".encode()
+
+    @web.middleware
+    async def check(request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> Any:
+        shown = request.headers.get("Authorization", "").encode(errors="replace")
+        if request.path not in OPEN and not hmac.compare_digest(shown, wanted):
+            raise web.HTTPUnauthorized(
+                headers={"WWW-Authenticate": "Bearer"}, text="the web_token is missing or wrong\n"
+            )
+        return await handler(request)
+
+    return {"web_application_options": {"middlewares": [check]}}
 
 
 def add_pages(app: faust.App, metrics: Metrics, engine: Callable[[], Engine | None]) -> None:

@@ -27,7 +27,27 @@ def connect_by(settings: Settings) -> Client:
         raise ConfigurationError(
             "redis_url (ROOKERY_REDIS_URL or REDIS_URL) must be set: locks and limits need a Redis"
         )
-    return connect(settings.redis_url, settings.redis_timeout)
+    return connect(settings.redis_url, settings.redis_timeout, **credentials(settings))
+
+
+def credentials(settings: Settings) -> dict[str, Any]:
+    """redis-py's options for what stands beside the URL: ACL user and TLS, whose checks are always on."""
+    found: dict[str, Any] = {}
+    if settings.redis_user is not None:
+        found["username"] = settings.redis_user
+    if settings.redis_password is not None:
+        found["password"] = settings.redis_password.get_secret_value()
+    if (settings.redis_url or "").startswith("rediss"):
+        password = settings.redis_key_password
+        found |= {
+            "ssl_cert_reqs": "required",
+            "ssl_check_hostname": True,
+            "ssl_ca_certs": settings.redis_ca_file,
+            "ssl_certfile": settings.redis_certificate_file,
+            "ssl_keyfile": settings.redis_key_file,
+            "ssl_password": password.get_secret_value() if password is not None else None,
+        }
+    return found
 
 
 def connect(url: str, timeout: float, **options: Any) -> Client:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import socket
@@ -59,6 +60,16 @@ def endpoints(address: str, default_port: int) -> list[tuple[str, int]]:
             raise ValueError("a host is missing")
         pairs.append((host, port or default_port))
     return pairs
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine can reach a server that listens on this host."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 def reachable(address: str, default_port: int, timeout: float = 5.0) -> bool:

@@ -158,7 +158,7 @@ def _own_folder(home: Path, name: str, progress: Progress) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        _discard(folder)
+        process.discard(folder)
 
 
 @contextlib.contextmanager
@@ -167,15 +167,8 @@ def _kept_folder(home: Path, name: str, progress: Progress) -> Iterator[Path]:
     try:
         yield folder
     except BaseException:
-        _discard(folder)
+        process.discard(folder)
         raise
-
-
-def _discard(folder: Path) -> None:
-    server = Record.read(folder).server
-    if server is not None:
-        process.end(server, grace=0.0)
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

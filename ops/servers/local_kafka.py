@@ -8,7 +8,7 @@ import re
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -64,8 +64,25 @@ log.segment.delete.delay.ms=1000
 """
 
 
-def start_kafka(folder: Path, home: Path, *, detached: bool, progress: Progress) -> str:
+def start_kafka(
+    folder: Path,
+    home: Path,
+    *,
+    detached: bool,
+    progress: Progress,
+    properties: str = "",
+    format_options: Sequence[str] = (),
+) -> str:
     """Start Kafka in its folder and return its address once it takes requests.
+
+    Args:
+        folder: where its configuration, data and log go.
+        home: where its jars are, or are downloaded to.
+        detached: whether it outlives this process.
+        progress: called with a line of text at a time.
+        properties: lines that come after ours in server.properties and beat them; `{port}` and `{controller}` stand
+            for the ports.
+        format_options: more options of the storage tool.
 
     Raises:
         ServersError: no Java, no jars and no network, or Kafka does not start; the message says what to do.
@@ -74,9 +91,9 @@ def start_kafka(folder: Path, home: Path, *, detached: bool, progress: Progress)
     jars = find_jars(home / "kafka", progress)
     progress(f"starting Apache Kafka {KAFKA} with {java}")
     for left in reversed(range(PORT_TRIES)):
-        broker = f"127.0.0.1:{_configure(folder)}"
+        broker = f"127.0.0.1:{_configure(folder, properties)}"
         run = [java, *_HEAP, "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", os.pathsep.join(jars)]
-        _format(run, folder)
+        _format(run, folder, format_options)
         child = start(folder, [*run, "kafka.Kafka", str(folder / "server.properties")], detached=detached)
         server = Identity.of(child.pid)
         try:
@@ -153,18 +170,18 @@ def find_jars(folder: Path, progress: Progress) -> list[str]:
     return jars
 
 
-def _configure(folder: Path) -> int:
+def _configure(folder: Path, properties: str) -> int:
     with socket.socket() as one, socket.socket() as two:  # both open at once, so that they differ
         for listener in (one, two):
             listener.bind(("127.0.0.1", 0))
         port, controller = one.getsockname()[1], two.getsockname()[1]
-    text = _PROPERTIES.format(port=port, controller=controller, data=folder / "data")
+    text = (_PROPERTIES + properties).format(port=port, controller=controller, data=folder / "data")
     (folder / "server.properties").write_text(text)
     return int(port)
 
 
-def _format(run: list[str], folder: Path) -> None:
-    arguments = ["format", "--standalone", "--cluster-id", "Um9va2VyeVJvb2tlcnlSbw", "--config"]
+def _format(run: list[str], folder: Path, options: Sequence[str]) -> None:
+    arguments = ["format", "--standalone", "--cluster-id", "Um9va2VyeVJvb2tlcnlSbw", *options, "--config"]
     command = [*run, "kafka.tools.StorageTool", *arguments, str(folder / "server.properties")]
     with (folder / "server.log").open("ab") as log:
         try:

@@ -49,6 +49,10 @@ except OSError as error:
 """
 
 
+# Python would warn of a child that runs on after its Popen object is gone; a process starts a few servers at most.
+_STARTED: Final[list[subprocess.Popen[bytes]]] = []
+
+
 class ServersError(RookeryError):
     """A server is needed and can't be had; the message says what to set or install."""
 
@@ -167,12 +171,21 @@ def sweep(servers: Path, progress: Progress) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def discard(folder: Path) -> None:
+    """Kill the server of a folder, if it runs, and remove both."""
+    server = Record.read(folder).server
+    if server is not None:
+        end(server, grace=0.0)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def start(folder: Path, command: list[str], *, detached: bool) -> subprocess.Popen[bytes]:
     """Start a server that logs to ``server.log`` in its folder, and record it there."""
     with (folder / "server.log").open("ab") as log:
         tie = None if detached else signal.SIGKILL
         child = launch(command, dies_with_us=tie, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder)
     Record(Record.read(folder).owner, Identity.of(child.pid)).write(folder)
+    _STARTED.append(child)
     return child
 
 

@@ -26,11 +26,11 @@ from rookery.ops.settings import Settings
 from rookery.schemas.envelope import Priority
 from rookery.streams.core.routing import Topics
 from rookery.streams.engine.engine import Engine
-from rookery.streams.kafka import cli  # noqa: F401 - its commands register themselves
+from rookery.streams.kafka import cli, security  # noqa: F401 - the commands register themselves
 from rookery.streams.kafka.consumer import Transport
 from rookery.streams.kafka.services import BootStrategy, EngineService, TableManager
 from rookery.streams.web import SETTINGS as WEB_SETTINGS
-from rookery.streams.web import add_pages
+from rookery.streams.web import add_pages, guard
 
 # Leaving the group over a slow loop is our own decision, not aiokafka's; seconds.
 POLL_INTERVAL_MAX = 86_400.0
@@ -76,6 +76,7 @@ def presets(settings: Settings) -> dict[str, Any]:
         "web_host": settings.web_host,
         "web_port": settings.web_port or free_port(settings.web_host),
         **WEB_SETTINGS,
+        **(guard(settings.web_token.get_secret_value()) if settings.web_token is not None else {}),
         "autodiscover": False,
         "TableManager": TableManager,
     }
@@ -105,10 +106,11 @@ class App(faust.App):
         for cls in agents:
             self.registry.add(cls)
         self.topic_names = Topics(self.settings.app_id)
-        self.client_kwargs: dict[str, Any] = {"bootstrap_servers": self.settings.broker}
+        self.client_kwargs = security.client_kwargs(self.settings)
         self.worker_name = f"{socket.gethostname()}-{os.getpid()}"
         warnings.simplefilter("error", SecurityWarning)
-        super().__init__(self.settings.app_id, **presets(self.settings))
+        credentials = security.faust_credentials(self.client_kwargs)
+        super().__init__(self.settings.app_id, broker_credentials=credentials, **presets(self.settings))
         # Co-partitions the journal with the inboxes, and keeps Faust's assignor in use.
         self.Table("journal", partitions=self.settings.partitions)
         self.engine_service = EngineService(self)

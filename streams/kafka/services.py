@@ -19,7 +19,9 @@ from faust.tables.recovery import RebalanceAgain, ServiceStopped
 from faust.tables.recovery import Recovery as FaustRecovery
 from mode import Service
 
-from rookery.schemas.errors import NotBound
+from rookery.ops.servers.addresses import is_loopback
+from rookery.ops.settings import Settings
+from rookery.schemas.errors import ConfigurationError, NotBound
 from rookery.streams.client import Client
 from rookery.streams.core.store import in_memory
 from rookery.streams.engine.engine import Engine
@@ -41,6 +43,17 @@ def id_source() -> Callable[[], str]:
     """Message ids: unique by a random prefix of this process, cheap by a counter."""
     prefix, numbers = uuid.uuid4().hex[:16], itertools.count()
     return lambda: f"{prefix}-{next(numbers):x}"
+
+
+def refuse_open_web(settings: Settings, host: str) -> None:
+    """Raise ConfigurationError if pages without a token could be reached from outside.
+
+    The settings checked their own host; this one may come from Faust's command line.
+    """
+    if not (is_loopback(host) or settings.web_token or settings.allow_open_web):
+        raise ConfigurationError(
+            f"--web-bind {host} can be reached from outside: set ROOKERY_WEB_TOKEN, or ROOKERY_ALLOW_OPEN_WEB=true"
+        )
 
 
 class EngineService(Service):
@@ -85,6 +98,8 @@ class EngineService(Service):
         """
         selftest.check()
         app, settings = self.app, self.app.settings
+        if app.conf.web_enabled:
+            refuse_open_web(settings, str(app.conf.web_bind))
         made = await topics.ensure(settings, app.client_kwargs)
         if made:
             log.info("made topics: %s", ", ".join(made))
@@ -143,8 +158,9 @@ class BootStrategy(FaustBootStrategy):
         app = cast("App", self.app)
         return chain(
             self.sensors(),
-            self.kafka_producer(),
+            # Before Faust's producer, since it says clearly why a broker refuses us.
             [app.engine_service],
+            self.kafka_producer(),
             self.web_server(),
             self.kafka_consumer(),
             self.agents(),

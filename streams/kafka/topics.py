@@ -16,6 +16,7 @@ from aiokafka.errors import TopicAlreadyExistsError, UnknownTopicOrPartitionErro
 
 from rookery.schemas.errors import ConfigurationError, WrongTopic
 from rookery.streams.core.routing import Topics
+from rookery.streams.kafka import security
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
@@ -167,11 +168,12 @@ def _wanted(key: str, value: str) -> str:
 
 @asynccontextmanager
 async def admin(client_kwargs: Mapping[str, Any]) -> AsyncIterator[AIOKafkaAdminClient]:
-    """An admin client for the block; raises KafkaConnectionError when no broker answers."""
+    """An admin client for the block; raises BrokerUnreachable, NotAuthenticated, also NotAuthorized in the block."""
     client = AIOKafkaAdminClient(**client_kwargs)
     try:
-        await client.start()
-        yield client
+        async with security.explained(client_kwargs):
+            await client.start()
+            yield client
     finally:
         await client.close()
 

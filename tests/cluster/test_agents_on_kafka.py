@@ -35,15 +35,18 @@ ROOT = Path(__file__).parents[2]
 class Worker:
     """`faust -A tests.cluster.small_app worker` under an application id of its own."""
 
-    def __init__(self, broker: str, log: Path) -> None:
+    def __init__(self, broker: str, log: Path, *, level: str = "info", **environment: str) -> None:
         self.app_id = f"small-{uuid.uuid4().hex[:8]}"
         self.broker = broker
         self._log = log
+        self._level = level
+        self._environment = environment
         self.process = self._start()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, "ROOKERY_BROKER": self.broker, "ROOKERY_APP_ID": self.app_id}
-        command = [sys.executable, "-m", "faust", "-A", "tests.cluster.small_app", "worker", "-l", "info"]
+        given = {"ROOKERY_BROKER": self.broker, "ROOKERY_APP_ID": self.app_id}
+        environment = {**os.environ, **given, **self._environment}
+        command = [sys.executable, "-m", "faust", "-A", "tests.cluster.small_app", "worker", "-l", self._level]
         with self._log.open("ab") as out:
             process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=out)
         deadline = time.monotonic() + 60

@@ -12,9 +12,14 @@ from aiohttp.test_utils import TestClient, TestServer
 from prometheus_client.parser import text_string_to_metric_families
 
 from rookery.ops.metrics import Metrics
+from rookery.ops.settings import Settings
+from rookery.schemas.errors import ConfigurationError
 from rookery.streams.engine.engine import Engine
-from rookery.streams.web import SETTINGS, add_pages
+from rookery.streams.kafka.app import App, presets
+from rookery.streams.kafka.services import refuse_open_web
+from rookery.streams.web import SETTINGS, add_pages, guard
 
+TOKEN = "a-token-of-some-length"
 RUNNING, RECOVERING = {"phase": "running"}, {"phase": "recovering"}
 
 
@@ -29,12 +34,13 @@ class FakeEngine:
         return self.numbers
 
 
-async def get(path: str, engine: FakeEngine | None = None) -> tuple[int, str, str]:
-    app = faust.App("pages", broker="kafka://127.0.0.1:1", **SETTINGS)
+async def get(path: str, engine: FakeEngine | None = None, token: str = "", header: str = "") -> tuple[int, str, str]:
+    app = faust.App("pages", broker="kafka://127.0.0.1:1", **SETTINGS, **(guard(token) if token else {}))
     metrics = Metrics(10)
     metrics.observer(cast("Any", SimpleNamespace(address="Plane/N1", kind=None)), 1, 0.2, False)
     add_pages(app, metrics, lambda: cast("Engine | None", engine))
-    async with TestClient(TestServer(await app.web.wsgi())) as client, client.get(path) as response:
+    headers = {"Authorization": header} if header else {}
+    async with TestClient(TestServer(await app.web.wsgi())) as client, client.get(path, headers=headers) as response:
         return response.status, response.headers["Content-Type"], await response.text()
 
 
@@ -85,3 +91,41 @@ async def test_a_failed_engine_is_neither_alive_nor_ready() -> None:
 @pytest.mark.parametrize("path", ["/table/", "/router/", "/graph/", "/performance/", "/assignment/"])
 async def test_fausts_own_pages_are_off(path: str) -> None:
     assert (await get(path))[0] == 404
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("path", ["/metrics", "/", "/nowhere", "/livez/", "/metrics?x=/livez"])
+async def test_with_a_token_all_pages_are_closed_but_health(path: str) -> None:
+    assert (await get(path, token=TOKEN))[::2] == (401, "the web_token is missing or wrong\n")
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("header", [TOKEN, f"Basic {TOKEN}", f"Bearer {TOKEN}x", f"bearer {TOKEN}", "Bearer \u00e9"])
+async def test_a_token_is_shown_exactly(header: str) -> None:
+    assert (await get("/metrics", token=TOKEN, header=header))[0] == 401
+
+
+@pytest.mark.asyncio
+async def test_with_the_token_they_are_open_and_health_needs_none() -> None:
+    status, _, body = await get("/metrics", token=TOKEN, header=f"Bearer {TOKEN}")
+    assert status == 200
+    assert "agent_messages_received" in body
+    assert (await get("/livez", token=TOKEN))[::2] == (200, "ok\n")
+    assert (await get("/readyz", token=TOKEN))[::2] == (503, "not started\n")
+
+
+def test_an_application_hands_its_token_to_the_web_server() -> None:
+    guarded = presets(Settings.load(app_id="pages", web_token=TOKEN))
+    assert len(guarded["web_application_options"]["middlewares"]) == 1
+    assert TOKEN not in repr(guarded)
+    assert "web_application_options" not in presets(Settings.load(app_id="pages"))
+
+
+@pytest.mark.asyncio
+async def test_fausts_command_line_can_not_open_the_pages_without_a_token() -> None:
+    app = App("pages")
+    app.conf.web_bind = "0.0.0.0"  # noqa: S104 - as `worker --web-bind` does
+    with pytest.raises(ConfigurationError, match=r"--web-bind 0\.0\.0\.0 can be reached from outside"):
+        await app.engine_service.on_start()
+    for guarded in ({"web_token": TOKEN}, {"allow_open_web": True}):
+        refuse_open_web(Settings.load(app_id="pages", **guarded), "0.0.0.0")  # noqa: S104
