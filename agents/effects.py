@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rookery.agents.steps import StepLog
 
 _TRACE = "traceparent"
+_PRIORITY_MAX = max(Priority)
 # The text of an error reply; a traceback belongs in the dead letter.
 _FAILURE_CHARS_MAX = 4_000
 
@@ -212,8 +213,9 @@ def reply_body(context: TurnContext, result: Any) -> Outgoing | None:
     envelope = context.envelope
     if envelope is None or not (target := envelope.reply_to):
         return None
-    outgoing = _reply(envelope, target, codecs.encode(result), context.now_ns, context.new_id(), None)
-    context.bound(outgoing.body, target)
+    outgoing = _reply(envelope, context.address, target, codecs.encode(result), context.now_ns, context.new_id(), None)
+    if len(outgoing.body) + SEAL_BYTES > context.message_bytes_max:
+        context.bound(outgoing.body, target)
     return outgoing
 
 
@@ -225,11 +227,12 @@ def error_body(envelope: Envelope, error: str, text: str, *, now_ns: int, messag
     if not (target := envelope.reply_to):
         return None
     failure = (FAILURE, JSON, msgspec.json.encode(Failure(error, text[:_FAILURE_CHARS_MAX])))
-    return _reply(envelope, target, failure, now_ns, message_id, {ERROR_HEADER: error})
+    return _reply(envelope, envelope.target, target, failure, now_ns, message_id, {ERROR_HEADER: error})
 
 
 def _reply(
     envelope: Envelope,
+    sender: str,
     target: str,
     message: tuple[str, str, bytes],
     now_ns: int,
@@ -239,17 +242,17 @@ def _reply(
     type_name, content_type, payload = message
     # Another language's client may have written any number; the lane that it came by counts, not this.
     priority: int = envelope.priority
-    if not 0 <= priority < len(Priority):
+    if not 0 <= priority <= _PRIORITY_MAX:
         priority = Priority.NORMAL
     message_headers = envelope.headers
-    if message_headers and _TRACE in message_headers:
+    if _TRACE in message_headers:
         headers = {_TRACE: message_headers[_TRACE], **(headers or {})}
     cause = envelope.id
     if cause.startswith(ASK_PREFIX):
         type_name = REPLY
     correlation_id = envelope.correlation_id or cause
     body = encode_body(
-        envelope.target,
+        sender,
         target,
         payload,
         now_ns,
@@ -257,8 +260,8 @@ def _reply(
         message_id,
         type_name,
         content_type,
-        correlation_id=correlation_id,
-        causation_id=cause,
+        correlation_id,
+        cause,
         headers=headers,
     )
     return Outgoing(target, priority, body, correlation_id)

@@ -76,24 +76,30 @@ def encode_body(  # noqa: PLR0913, PLR0917 - the fields of an envelope; an objec
 
     Raises ValueError if a text can't be written as UTF-8 or a number is out of range.
     """
-    # Joining what nearly every message has, from cached pieces, takes 1.8 us where the generated class takes 2.3.
+    # Joining what nearly every message has, from cached pieces, takes a third of the time of the generated class.
     identity, conversation, cause = id.encode(), correlation_id.encode(), causation_id.encode()
-    body = b"%b%b%b%b%b%b\x32%b%b\x3a%b%b\x42%b%b\x1a%b%b" % (
-        _text(0x0A, sender),
-        _text(0x12, target),
-        _kind(type, content_type, priority),
-        # The 10 bytes of the timestamp's varint: 14 bits, 14 bits, and the upper 36, which change every 268 ms.
-        _SEVEN_AND_SEVEN[timestamp & 0x3FFF],
-        _SEVEN_AND_SEVEN[timestamp >> 14 & 0x3FFF],
-        _varint(timestamp >> 28 & 0xF_FFFF_FFFF),
-        _varint(len(identity)),
-        identity,
-        _varint(len(conversation)),
-        conversation,
-        _varint(len(cause)),
-        cause,
-        _varint(len(payload)),
-        payload,
+    try:
+        sizes = _ID[len(identity)], _CORRELATION[len(conversation)], _CAUSATION[len(cause)], _PAYLOAD[len(payload)]
+    except IndexError:
+        texts = ((0x32, identity), (0x3A, conversation), (0x42, cause), (0x1A, payload))
+        sizes = tuple(bytes((tag,)) + _varint(len(text)) for tag, text in texts)
+    low = timestamp & 0xFFF_FFFF
+    body = b"".join(
+        (
+            _head(sender, target, type, content_type, priority),
+            # The 10 bytes of the timestamp's varint: 14 bits, 14 bits, and the upper 36, which change every 268 ms.
+            _SEVEN_AND_SEVEN[low & 0x3FFF],
+            _SEVEN_AND_SEVEN[low >> 14],
+            _varint(timestamp >> 28 & 0xF_FFFF_FFFF),
+            sizes[0],
+            identity,
+            sizes[1],
+            conversation,
+            sizes[2],
+            cause,
+            sizes[3],
+            payload,
+        )
     )
     if reply_to or deadline or schema_version or headers:
         more = Envelope(reply_to=reply_to, deadline=deadline, headers=headers)
@@ -124,16 +130,23 @@ def _varint(n: int) -> bytes:
 _SEVEN_AND_SEVEN = [bytes((n & 0x7F | 0x80, n >> 7 | 0x80)) for n in range(1 << 14)]
 
 
+# Tag and length of the fields that no cache holds; longer ones are computed. 4 x 1,024 x 35 bytes.
+_ID, _CORRELATION, _CAUSATION, _PAYLOAD = (
+    [bytes((tag,)) + _varint(n) for n in range(1 << 10)] for tag in (0x32, 0x3A, 0x42, 0x1A)
+)
+
+
 @lru_cache(maxsize=65_536)
 def _text(tag: int, text: str) -> bytes:
     data = text.encode()
     return bytes((tag,)) + _varint(len(data)) + data
 
 
-@lru_cache(maxsize=4_096)
-def _kind(name: str, content_type: str, priority: int) -> bytes:
-    """What all messages of a kind share, and last the tag of the timestamp."""
-    return _text(0x52, name) + _text(0x5A, content_type) + b"\x28" + _varint(priority) + b"\x20"
+@lru_cache(maxsize=16_384)
+def _head(sender: str, target: str, name: str, content_type: str, priority: int) -> bytes:
+    """What all messages of a kind between two share, and last the tag of the timestamp."""
+    fields = (_text(0x0A, sender), _text(0x12, target), _text(0x52, name), _text(0x5A, content_type))
+    return b"".join((*fields, b"\x28", _varint(priority), b"\x20"))
 
 
 # --- reading --------------------------------------------------------------------------------------------------------

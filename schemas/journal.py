@@ -272,9 +272,13 @@ def encode_slot(slot: Slot) -> bytes:
     for (topic, partition), messages in slot.messages.items():
         name, count = topic.encode(), len(messages)
         parts += (_TOPIC_SIZE.pack(len(name)), name, _GROUP_HEAD.pack(partition, count))
-        sizes = [-1 if key is None else len(key) for key, _ in messages]
-        parts.append(struct.pack(f"<{count}i{count}I", *sizes, *[len(value) for _, value in messages]))
-        parts += filter(None, chain.from_iterable(messages))
+        flat = list(chain.from_iterable(messages))
+        try:
+            sizes = [*map(len, flat[::2]), *map(len, flat[1::2])]  # type: ignore[arg-type]  # see below
+        except TypeError:  # a key is None
+            sizes = [-1 if key is None else len(key) for key in flat[::2]] + [len(value) for _, value in messages]
+        parts.append(struct.pack(f"<{count}i{count}I", *sizes))
+        parts += filter(None, flat)
     return b"".join(parts)
 
 

@@ -36,13 +36,9 @@ def encode(message: object) -> tuple[str, str, bytes]:
 
     The type name is the class name; a dict may bring its own as the str "type". Raises PayloadError.
     """
-    cls = type(message)
-    content_type, to_bytes = _encoder(cls)  # type: ignore[arg-type]  # mypy takes classes for unhashable
-    name = cls.__name__
+    name, content_type, to_bytes = _encoder(type(message))  # type: ignore[arg-type]  # classes are hashable
     if isinstance(message, dict) and isinstance(message.get("type"), str):
         name = message["type"]
-    elif content_type == OCTETS:
-        name = "bytes"
     try:
         return name, content_type, to_bytes(message)
     except Exception as error:  # a model's own serializers may raise anything
@@ -50,14 +46,14 @@ def encode(message: object) -> tuple[str, str, bytes]:
 
 
 @lru_cache(maxsize=4_096)
-def _encoder(cls: type) -> tuple[str, Callable[[Any], bytes]]:
+def _encoder(cls: type) -> tuple[str, str, Callable[[Any], bytes]]:
     if issubclass(cls, bytes | bytearray | memoryview):
-        return OCTETS, bytes
+        return "bytes", OCTETS, bytes
     if issubclass(cls, Message):
-        return PROTOBUF, cls.SerializeToString
+        return cls.__name__, PROTOBUF, cls.SerializeToString
     if _is_pydantic(cls):
-        return JSON, lambda model: model.model_dump_json().encode()
-    return JSON, _to_json
+        return cls.__name__, JSON, lambda model: model.model_dump_json().encode()
+    return cls.__name__, JSON, _to_json
 
 
 def decoder_for(annotation: Any) -> Decoder:

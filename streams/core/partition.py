@@ -14,6 +14,7 @@ R4 lease, claim, fold, repair            R8 durable steps and adoption: `ledger`
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -61,7 +62,7 @@ class NotContiguous(Exception):
     """A journal append landed at an offset that is not our last + 1: somebody else wrote in between."""
 
 
-class Finished(Struct, eq=False):
+class Finished(Struct, gc=False, eq=False):
     """The effects of one finished turn, waiting for a commit batch.
 
     `state` is the agent's record after the turn (None: unchanged; b"": delete it); `sent` what it sends, in order.
@@ -265,12 +266,14 @@ class Partition:
         if released:
             number = self.outbox.next_slot
             records[slot_key(number, self.outbox.ring)] = encode_slot(Slot(number, released))
+        done = [lane.done for lane in self.lanes]
         for turn in turns:
-            ledger = None if turn.mailbox is None else turn.mailbox.ledger
+            mailbox, state = turn.mailbox, turn.state
+            ledger = None if mailbox is None else mailbox.ledger
             if ledger is None or self.ledgers.settle(turn, ledger, records):
-                self.lanes[turn.lane].done(turn.offset)
-            if turn.state is not None and turn.mailbox is not None:
-                records[turn.mailbox.key] = turn.state or None
+                done[turn.lane](turn.offset)
+            if state is not None and mailbox is not None:
+                records[mailbox.key] = state or None
         if self.ledgers.mailboxes:
             self._adopt(records, turns)
         for lane in self.lanes:
@@ -343,16 +346,18 @@ class Partition:
         kept: list[Finished] = []
         blocked: set[Mailbox | None] = set()
         size = self._fixed_size()
-        while finished and len(turns) < limits.batch_turns_max:
-            turn = finished[0]
+        bytes_max = limits.batch_bytes_max
+        for turn in islice(finished, limits.batch_turns_max) if ring_open else finished:
             if not ring_open and (turn.sent or turn.mailbox in blocked):
                 blocked.add(turn.mailbox)
-                kept.append(finished.popleft())
+                kept.append(turn)
                 continue
             size += turn.size
-            if size > limits.batch_bytes_max and turns:
+            if (size > bytes_max and turns) or len(turns) == limits.batch_turns_max:
                 break
-            turns.append(finished.popleft())
+            turns.append(turn)
+        for _ in range(len(turns) + len(kept)):
+            finished.popleft()
         finished.extendleft(reversed(kept))
         return turns
 

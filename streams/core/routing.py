@@ -71,7 +71,8 @@ class Router:
         if destination is None:
             client = parse_client(target) if ":" in target else None
             if client is None:
-                destination, key = self.inbox(target, message.priority)
+                lane = message.priority
+                destination, key = self._routes[lane].get(target) or self.inbox(target, lane)
                 return Sent(destination, key, message.body, True)
             form, name = client
             destination = (self.topics.replies(name), 0)

@@ -41,8 +41,8 @@ GC_THRESHOLDS = (50_000, 20, 50)
 
 def id_source() -> Callable[[], str]:
     """Message ids: unique by a random prefix of this process, cheap by a counter."""
-    prefix, numbers = uuid.uuid4().hex[:16], itertools.count()
-    return lambda: f"{prefix}-{next(numbers):x}"
+    prefix, numbers = f"{uuid.uuid4().hex[:16]}-", itertools.count()
+    return lambda: prefix + str(next(numbers))
 
 
 def refuse_open_web(settings: Settings, host: str) -> None:
