@@ -78,6 +78,7 @@ def encode_body(  # noqa: PLR0913, PLR0917 - the fields of an envelope; an objec
     """
     # Joining what nearly every message has, from cached pieces, takes a third of the time of the generated class.
     identity, conversation, cause = id.encode(), correlation_id.encode(), causation_id.encode()
+    sizes: tuple[bytes, ...]
     try:
         sizes = _ID[len(identity)], _CORRELATION[len(conversation)], _CAUSATION[len(cause)], _PAYLOAD[len(payload)]
     except IndexError:

@@ -62,7 +62,7 @@ class NotContiguous(Exception):
     """A journal append landed at an offset that is not our last + 1: somebody else wrote in between."""
 
 
-class Finished(Struct, gc=False, eq=False):
+class Finished(Struct, eq=False):
     """The effects of one finished turn, waiting for a commit batch.
 
     `state` is the agent's record after the turn (None: unchanged; b"": delete it); `sent` what it sends, in order.
