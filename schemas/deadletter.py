@@ -44,6 +44,7 @@ def encode_dead_letter(  # noqa: PLR0913 - a form with many lines
     traceback: str = "",
     attempts: int = 0,
     app_id: str = "",
+    agent_type: str = "",
 ) -> bytes:
     """Serialize a dead letter; `envelope` as far as the record could be read. Long texts are cut; never raises."""
     letter = DeadLetter(
@@ -60,6 +61,7 @@ def encode_dead_letter(  # noqa: PLR0913 - a form with many lines
         attempts=attempts,
         rookery_version=__version__,
         app_id=app_id,
+        agent_type=agent_type,
     )
     if envelope is not None:
         letter.target, letter.sender, letter.id, letter.type = (

@@ -22,6 +22,7 @@ from rookery.schemas.errors import CrcMismatch, MissingCrc, Undecodable
 
 __all__ = [
     "JSON",
+    "REPLAY_OF",
     "SEAL_BYTES",
     "Envelope",
     "Priority",
@@ -33,6 +34,8 @@ __all__ = [
 ]
 
 JSON = "application/json"
+# Names the message that this one repeats: its id, or its coordinates if it had none.
+REPLAY_OF = "replay-of"
 
 
 class Priority(IntEnum):
@@ -199,7 +202,7 @@ def decode_json(  # noqa: PLR0913, PLR0917 - what a Kafka record has
 
     Kafka headers, all optional: `type` (else the member "type" of the body), `id` (else the record's coordinates),
     `sender`, `correlation-id`, `reply-to` (the client's name; replies are plain JSON, too), `deadline-ms`
-    (milliseconds since the epoch), `traceparent`. Raises Undecodable, and nothing else.
+    (milliseconds since the epoch), `traceparent`, `replay-of`. Raises Undecodable, and nothing else.
     """
     if not key:
         raise Undecodable("a JSON record needs the target's address as its key")
@@ -222,7 +225,7 @@ def decode_json(  # noqa: PLR0913, PLR0917 - what a Kafka record has
             type=kind if isinstance(kind, str) else "",
             content_type=JSON,
             deadline=int(given.get("deadline-ms") or 0) * 1_000_000,
-            headers={"traceparent": given["traceparent"]} if given.get("traceparent") else None,
+            headers={name: given[name] for name in ("traceparent", REPLAY_OF) if given.get(name)},
         )
     except (ValueError, RecursionError) as error:  # UTF-8, JSON (also nested too deeply), client name, number
         raise Undecodable(str(error)) from None

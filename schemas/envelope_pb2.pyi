@@ -72,7 +72,7 @@ class Delivery(_message.Message):
     def __init__(self, source: _Optional[int] = ..., sequence: _Optional[int] = ..., attempt: _Optional[int] = ..., schema_version: _Optional[int] = ...) -> None: ...
 
 class DeadLetter(_message.Message):
-    __slots__ = ("value", "key", "headers", "topic", "partition", "offset", "timestamp", "reason", "error", "traceback", "attempts", "target", "sender", "id", "type", "rookery_version", "app_id", "last_offset")
+    __slots__ = ("value", "key", "headers", "topic", "partition", "offset", "timestamp", "reason", "error", "traceback", "attempts", "target", "sender", "id", "type", "rookery_version", "app_id", "last_offset", "agent_type")
     class Header(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -98,6 +98,7 @@ class DeadLetter(_message.Message):
     ROOKERY_VERSION_FIELD_NUMBER: _ClassVar[int]
     APP_ID_FIELD_NUMBER: _ClassVar[int]
     LAST_OFFSET_FIELD_NUMBER: _ClassVar[int]
+    AGENT_TYPE_FIELD_NUMBER: _ClassVar[int]
     value: bytes
     key: bytes
     headers: _containers.RepeatedCompositeFieldContainer[DeadLetter.Header]
@@ -116,4 +117,5 @@ class DeadLetter(_message.Message):
     rookery_version: str
     app_id: str
     last_offset: int
-    def __init__(self, value: _Optional[bytes] = ..., key: _Optional[bytes] = ..., headers: _Optional[_Iterable[_Union[DeadLetter.Header, _Mapping]]] = ..., topic: _Optional[str] = ..., partition: _Optional[int] = ..., offset: _Optional[int] = ..., timestamp: _Optional[int] = ..., reason: _Optional[str] = ..., error: _Optional[str] = ..., traceback: _Optional[str] = ..., attempts: _Optional[int] = ..., target: _Optional[str] = ..., sender: _Optional[str] = ..., id: _Optional[str] = ..., type: _Optional[str] = ..., rookery_version: _Optional[str] = ..., app_id: _Optional[str] = ..., last_offset: _Optional[int] = ...) -> None: ...
+    agent_type: str
+    def __init__(self, value: _Optional[bytes] = ..., key: _Optional[bytes] = ..., headers: _Optional[_Iterable[_Union[DeadLetter.Header, _Mapping]]] = ..., topic: _Optional[str] = ..., partition: _Optional[int] = ..., offset: _Optional[int] = ..., timestamp: _Optional[int] = ..., reason: _Optional[str] = ..., error: _Optional[str] = ..., traceback: _Optional[str] = ..., attempts: _Optional[int] = ..., target: _Optional[str] = ..., sender: _Optional[str] = ..., id: _Optional[str] = ..., type: _Optional[str] = ..., rookery_version: _Optional[str] = ..., app_id: _Optional[str] = ..., last_offset: _Optional[int] = ..., agent_type: _Optional[str] = ...) -> None: ...

@@ -12,7 +12,9 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
+from datetime import datetime
 from typing import Any, Self
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -35,6 +37,7 @@ from rookery.streams.core.routing import Router, Topics
 from rookery.streams.engine.engine import Engine
 from rookery.streams.kafka import security, topics
 from rookery.streams.kafka.batches import COORDINATOR_NOT_READY
+from rookery.streams.kafka.deadletters import DeadLetterBox, Letter, Selection
 from rookery.streams.kafka.fence import KafkaFence
 
 log = logging.getLogger(__name__)
@@ -193,6 +196,38 @@ class Client:
         """Records of the inboxes that are handled, as far as workers have committed."""
         _, committed = await self._offsets()
         return sum(committed.values())
+
+    async def dead_letters(
+        self,
+        *,
+        reasons: Iterable[str] = (),
+        types: Iterable[str] = (),
+        agent_types: Iterable[str] = (),
+        agent: str = "",
+        since: datetime | None = None,
+        until: datetime | None = None,
+        replayed: bool | None = None,
+    ) -> AsyncGenerator[Letter]:
+        """The application's dead letters that are there now, partition by partition, the oldest first.
+
+        All that is given must hold: a code in `reasons`, a message type, a class of agents, an address or a glob such
+        as `Order/*`, when it died, whether it was sent again. Raises ReadFailed, and WrongTopic without such a topic.
+        """
+        wanted = Selection(
+            frozenset(reasons),
+            frozenset(types),
+            frozenset(agent_types),
+            agent,
+            since_ms=None if since is None else round(since.timestamp() * 1000),
+            until_ms=None if until is None else round(until.timestamp() * 1000),
+            replayed=replayed,
+        )
+        async with (
+            DeadLetterBox(self.topics.app_id, self._kafka) as box,
+            aclosing(box.letters(wanted)) as letters,
+        ):
+            async for letter in letters:
+                yield letter
 
     # -- what a Connection has besides --------------------------------------------------------------------------------
 

@@ -32,6 +32,7 @@ class Topics:
         self.inboxes = tuple(f"{app_id}.inbox.{name}" for name in ("low", "normal", "high"))  # by lane
         self.journal = f"{app_id}-journal-changelog"
         self.deadletter = f"{app_id}.deadletter"
+        self.replayed = f"{app_id}.replayed"
         self.fence = f"{app_id}.fence"
         self.control = f"{app_id}.control"
 

@@ -37,7 +37,8 @@ class DeadLetters:
         attempts: int = 0,
     ) -> Finished:
         """The effects of a message that is given up because of `error`, after so many turns."""
-        sent = [self._letter(partition.number, lane, item.record, item, error, attempts)]
+        kind = "" if mailbox is None else mailbox.kind_name if mailbox.kind is None else mailbox.kind.name
+        sent = [self._letter(partition.number, lane, item.record, item, error, attempts, kind)]
         text = text_of(error)
         reply = error_body(item.envelope, reason_of(error), text, now_ns=self._now_ns(), message_id=self._new_id())
         if reply is not None:
@@ -56,7 +57,14 @@ class DeadLetters:
         return Finished(None, lane, error.last, None, [letter])
 
     def _letter(
-        self, number: int, lane: int, record: Record, item: Item | None, error: BaseException, attempts: int
+        self,
+        number: int,
+        lane: int,
+        record: Record,
+        item: Item | None,
+        error: BaseException,
+        attempts: int,
+        kind: str = "",
     ) -> Sent:
         reason = reason_of(error)
         self.counts[reason] = self.counts.get(reason, 0) + 1
@@ -72,6 +80,7 @@ class DeadLetters:
             traceback=trace,
             attempts=attempts,
             app_id=self._router.topics.app_id,
+            agent_type=kind,
         )
         return Sent((self._router.topics.deadletter, number), record.key, body, sequenced=False)
 

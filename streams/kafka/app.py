@@ -26,7 +26,7 @@ from rookery.ops.settings import Settings
 from rookery.schemas.envelope import Priority
 from rookery.streams.core.routing import Topics
 from rookery.streams.engine.engine import Engine
-from rookery.streams.kafka import cli, security  # noqa: F401 - the commands register themselves
+from rookery.streams.kafka import cli, cli_dlq, security  # noqa: F401 - the commands register themselves
 from rookery.streams.kafka.consumer import Transport
 from rookery.streams.kafka.services import BootStrategy, EngineService, TableManager
 from rookery.streams.web import SETTINGS as WEB_SETTINGS

@@ -5,7 +5,7 @@ the record at `stop - 1` may be gone.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -48,7 +48,7 @@ class Readers:
         while self._idle:
             await stop_consumer(self._idle.pop(), self._patience)
 
-    async def read(self, topic: str, partition: int, start: int, stop: int) -> AsyncIterator[Sequence[ConsumerRecord]]:
+    async def read(self, topic: str, partition: int, start: int, stop: int) -> AsyncGenerator[Sequence[ConsumerRecord]]:
         """Yield non-empty batches of the records in [start, stop), what retention deleted left out.
 
         Raises ReadFailed when there is no progress, or the log ends before `start`.
@@ -86,7 +86,7 @@ class Readers:
 
     async def _stretch(
         self, consumer: AIOKafkaConsumer, tp: TopicPartition, start: int, stop: int
-    ) -> AsyncIterator[Sequence[ConsumerRecord]]:
+    ) -> AsyncGenerator[Sequence[ConsumerRecord]]:
         loop = asyncio.get_running_loop()
         consumer.assign([tp])
         consumer.seek(tp, start)

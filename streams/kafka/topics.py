@@ -28,6 +28,9 @@ REPLIES_RETENTION_MS = HOUR_MS
 FENCE_PARTITIONS = 3
 # A dead letter holds the refused record whole, with the reason and a traceback around it.
 DEAD_LETTER_EXTRA_BYTES = 262_144
+# Kafka deletes whole segments, so a letter may outlive its retention by the time that a segment takes to fill, at most
+# segment.ms (7 days by default); its mark must outlive it. Seconds.
+MARKS_KEPT_MORE = 14 * 86_400.0
 CREATION_TIMEOUT = 15.0  # seconds until a new topic is visible with all its partitions
 
 # For these a larger value than ours keeps the promise, too; -1 stands for no limit.
@@ -97,6 +100,7 @@ def specs(settings: TopicSettings) -> tuple[TopicSpec, ...]:
         *(_spec(settings, name, count, inbox) for name in names.inboxes),
         _spec(settings, names.journal, count, journal),
         _spec(settings, names.deadletter, count, dead),
+        replayed_spec(settings),
         _spec(settings, names.fence, FENCE_PARTITIONS, {"cleanup.policy": "compact"}),
         _spec(settings, names.control, 1, {"cleanup.policy": "compact"}),
     )
@@ -110,6 +114,12 @@ def replies_spec(settings: TopicSettings, client: str) -> TopicSpec:
         "max.message.bytes": str(settings.topic_bytes_max),
     }
     return _spec(settings, Topics(settings.app_id).replies(client), 1, policy)
+
+
+def replayed_spec(settings: TopicSettings) -> TopicSpec:
+    """The marks of letters that were sent again; partition p has those of the letters of partition p."""
+    policy = {"cleanup.policy": "delete", "retention.ms": _ms(settings.deadletter_retention + MARKS_KEPT_MORE)}
+    return _spec(settings, Topics(settings.app_id).replayed, settings.partitions, policy)
 
 
 def _spec(settings: TopicSettings, name: str, partitions: int, policy: Mapping[str, str]) -> TopicSpec:
@@ -244,7 +254,7 @@ async def ensure(settings: TopicSettings, client_kwargs: Mapping[str, Any], *, m
 async def remove(app_id: str, client_kwargs: Mapping[str, Any]) -> list[str]:
     """Delete all topics of an application, reply topics too, with everything in them; returns their names."""
     names = Topics(app_id)
-    ours = {*names.inboxes, names.journal, names.deadletter, names.fence, names.control}
+    ours = {*names.inboxes, names.journal, names.deadletter, names.replayed, names.fence, names.control}
     async with admin(client_kwargs) as client:
         there = [name for name in await client.list_topics() if name in ours or names.is_replies(name)]
         if there:

@@ -26,6 +26,7 @@ def test_the_table_is_the_one_of_the_design() -> None:
         "shop.inbox.low": 6,
         "shop-journal-changelog": 6,
         "shop.deadletter": 6,
+        "shop.replayed": 6,
         "shop.fence": 3,
         "shop.control": 1,
     }
