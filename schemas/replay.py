@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from rookery.schemas.deadletter import DeadLetter
 from rookery.schemas.envelope import REPLAY_OF, Envelope, decode, decode_json, is_json, seal
-from rookery.schemas.errors import EnvelopeError, RookeryError
+from rookery.schemas.errors import EnvelopeError, LogTruncated, RookeryError
 
 # Reasons that lie in the bytes themselves: the same bytes fail again.
 BROKEN = frozenset({"bad-envelope", "crc-mismatch", "invalid-address", "missing-crc", "undecodable"})
@@ -68,6 +68,8 @@ def replay(
     origin = letter.id or coordinates(letter)
     if letter.reason == NOT_A_LETTER:
         raise NotReplayable("is no dead letter: something else writes to the dead-letter topic")
+    if letter.reason == LogTruncated.reason:
+        raise NotReplayable(f"{letter.reason}: the log has deleted the records, there is nothing to send")
     if letter.reason in BROKEN:
         if not raw:
             raise NotReplayable(f"{letter.reason}: the same bytes fail again; send them as they are with --raw")

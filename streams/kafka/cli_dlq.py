@@ -331,7 +331,8 @@ def describe(letter: Letter) -> str:
     content = letter.content
     facts = letter.as_dict()
     facts["time"], facts["replayed"] = iso(letter.time_ms), "yes" if letter.replayed else "no"
-    facts["record"] = f"{facts.pop('topic')}/{facts.pop('partition')}/{facts.pop('offset')}"
+    first, last = facts.pop("offset"), facts.pop("last_offset")
+    facts["record"] = f"{facts.pop('topic')}/{facts.pop('partition')}/{first}" + (f"-{last}" if last > first else "")
     facts["version"] = content.rookery_version
     told = {name: str(value).replace("\n", "\n" + " " * 12) for name, value in facts.items()}
     lines = [f"{name.replace('_', ' '):>10}  {value}" for name, value in told.items() if value]

@@ -87,6 +87,7 @@ class Letter:
             "topic": content.topic,
             "partition": content.partition,
             "offset": content.offset,
+            "last_offset": content.last_offset or content.offset,
             "sent": iso(content.timestamp),
             "bytes": len(content.value),
             "replayed": self.replayed,

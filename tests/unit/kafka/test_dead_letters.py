@@ -55,6 +55,7 @@ def test_the_fields_of_json() -> None:
     facts = letter(topic="a.inbox.low", partition=2, offset=9, timestamp=1_500, attempts=1).as_full_dict()
     assert json.loads(json.dumps(facts)) == facts
     assert (facts["letter"], facts["offset"], facts["sent"]) == ("2/5", 9, "1970-01-01T00:00:01.500Z")
+    assert facts["last_offset"] == 9
     assert facts["time"] == "1970-01-01T00:16:40.000Z"
 
 

@@ -97,9 +97,10 @@ def test_what_could_not_be_read_goes_only_raw(reason: str) -> None:
     assert made == Replay(None, b"A/1", b"\x00", [("a", b"1"), ("replay-of", b"app.inbox.high/3/7")])
 
 
-def test_what_is_no_letter_goes_never() -> None:
+@pytest.mark.parametrize("reason", ["not-a-letter", "log-truncated"])
+def test_what_is_no_message_goes_never(reason: str) -> None:
     with pytest.raises(NotReplayable):
-        replay(DeadLetter(reason="not-a-letter", value=b"?"), "new", NOW, raw=True)
+        replay(DeadLetter(reason=reason, topic="app.inbox.high", value=b"?"), "new", NOW, raw=True)
 
 
 def test_the_id_is_a_function_of_the_record() -> None:
