@@ -25,6 +25,7 @@ from rookery.schemas.envelope import decode, is_json
 from rookery.schemas.errors import EnvelopeError, InvalidAddress, Undecodable, WrongTopic
 from rookery.schemas.replay import NOT_A_LETTER, replay_id
 from rookery.streams.core.routing import Topics
+from rookery.streams.kafka import security
 from rookery.streams.kafka import topics as admin
 from rookery.streams.kafka.reader import Readers, ReadFailed, stop_consumer
 
@@ -169,7 +170,8 @@ class DeadLetterBox:
 
     async def __aenter__(self) -> Self:
         """Connect and look where the partitions end now; raises WrongTopic when there is no dead-letter topic."""
-        await self._lookup.start()
+        async with security.explained(self._client_kwargs):
+            await self._lookup.start()
         try:
             self._mark_bounds = await self._bounds(self.topics.replayed)
             self.bounds = await self._bounds(self.topics.deadletter)
