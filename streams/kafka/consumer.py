@@ -57,6 +57,23 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             return confirmed
 
         coordinator._do_heartbeat = watched
+        rejoin = coordinator._do_rejoin_group
+
+        async def undisturbed(subscription: Any) -> bool:
+            async with coordinator._commit_lock:  # after the commit that is under way, and before any other
+                done: bool = await rejoin(subscription)
+                return done
+
+        coordinator._do_rejoin_group = undisturbed
+
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        """Commit, but not while the group is joined anew: the answer to a commit of the old generation makes aiokafka
+        give up the membership that it has just got, and as every member commits, the group would rebalance on and on.
+        """
+        if self._ensure_consumer()._coordinator._commit_lock.locked():
+            return False
+        done: bool = await super()._commit(offsets)
+        return done
 
     async def on_thread_stop(self) -> None:
         """Leave the group; bounded, since aiokafka may wait for ever when a rebalance is under way."""

@@ -13,10 +13,10 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
+from aiokafka.errors import KafkaConnectionError, KafkaError, UnknownTopicOrPartitionError
 from aiokafka.structs import ConsumerRecord
 
-from rookery.schemas.errors import NotBound, WrongTopic
+from rookery.schemas.errors import LeaseLost, NotBound, WrongTopic
 from rookery.schemas.journal import LEASE_HEADER, lease_number
 from rookery.streams.core.routing import Topics
 from rookery.streams.kafka import lease
@@ -97,6 +97,7 @@ class KafkaLog:
         self._identities: dict[tuple[str, int], Identity] = {}
         self._quiet = _DepartedClients(topics)
         self._missing: dict[str, float] = {}  # topic -> when to look again, monotonic seconds
+        self._asking = asyncio.Lock()
 
     async def start(self) -> None:
         """Connect; raises KafkaConnectionError when no broker answers."""
@@ -137,7 +138,10 @@ class KafkaLog:
     async def acquire(self, partition: int) -> Lease:
         """Take a new lease on a journal partition; raises LeaseLost when the broker gives none in time."""
         producer = _running(self._journal)
-        await _know(producer, self._topics.journal, partition)
+        try:
+            await self._know(producer.client, self._topics.journal, partition)
+        except KafkaError as error:
+            raise LeaseLost(partition, str(error)) from error
         return await lease.acquire(
             producer, self._topics.app_id, self._topics.journal, partition, self._timeout, self._timeout
         )
@@ -202,10 +206,11 @@ class KafkaLog:
     async def ship(self, topic: str, partition: int, messages: Sequence[tuple[bytes | None, bytes]]) -> None:
         """See `Log.ship`; returns or raises within the bound."""
         producer = _running(self._outbox)
-        await self._require(producer, topic, partition)
         target = topic, partition
-        identity = self._identities.pop(target, None)
+        identity: Identity | None = None
         try:
+            await self._require(producer, topic, partition)
+            identity = self._identities.pop(target, None)
             if identity is None:
                 identity = await fetch_identity(producer, None, self._timeout)
             batch = SequencedBatch(identity, messages, [])
@@ -225,12 +230,32 @@ class KafkaLog:
         now = time.monotonic()
         if self._missing.get(topic, 0.0) > now:
             raise NoSuchTopic(topic)
-        if await _know(producer, topic, partition):
+        if await self._know(producer.client, topic, partition):
             return
         if len(self._missing) >= TARGETS_MAX:
             self._missing.clear()
         self._missing[topic] = now + MISSING_REMEMBERED
         raise NoSuchTopic(topic)
+
+    async def _know(self, client: Any, topic: str, partition: int) -> bool:
+        """Make a client know the topic's leaders; False when a broker says that there is no such topic or partition.
+
+        Raises KafkaConnectionError when none says anything. One question at a time: an answer that is under way was not
+        asked for topics that were added since, and must not make them missing.
+        """
+        async with self._asking:
+            if _known(client, topic, partition):
+                return True
+            client._topics.add(topic)
+            for _ in range(2):  # the first answer may be under way already
+                if not await client.force_metadata_update():
+                    raise KafkaConnectionError(f"no broker says where {topic} is")
+                if _known(client, topic, partition):
+                    return True
+            # Topics of clients that have left: else every later refresh asks for them.
+            for gone in [name for name in client._topics if client.cluster.partitions_for_topic(name) is None]:
+                client._topics.discard(gone)
+            return False
 
     # --- group --------------------------------------------------------------------------------------------------------
 
@@ -265,19 +290,6 @@ def _running(client: Any) -> Any:
 def _known(client: Any, topic: str, partition: int) -> bool:
     # A topic that is not in the client's set is in its metadata only until the next refresh.
     return topic in client._topics and partition in (client.cluster.partitions_for_topic(topic) or ())
-
-
-async def _know(producer: AIOKafkaProducer, topic: str, partition: int) -> bool:
-    """Make the producer know the topic's leaders; False when the cluster has no such topic or partition."""
-    client = producer.client
-    if _known(client, topic, partition):
-        return True
-    await client.add_topic(topic)
-    if not _known(client, topic, partition):
-        await client.force_metadata_update()  # the first one may have been under way without the topic
-    for gone in [name for name in client._topics if client.cluster.partitions_for_topic(name) is None]:
-        client._topics.discard(gone)  # topics of clients that have left: else every later refresh asks for them
-    return _known(client, topic, partition)
 
 
 def _lease_number(record: ConsumerRecord) -> int | None:

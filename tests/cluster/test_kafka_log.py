@@ -116,6 +116,36 @@ async def test_shipped_messages_arrive_in_order_and_once(log: KafkaLog, topics: 
     assert await inbox(log, 2, 0, 51) == [(n, b"%d" % n) for n in range(51)]
 
 
+async def test_topics_that_are_new_to_a_worker_are_not_missing_when_many_ask_at_once(
+    log: KafkaLog, topics: Topics
+) -> None:
+    """Each question to the cluster may be under way while others ask for more topics."""
+
+    async def ship(topic: str, partition: int, delay: float) -> None:
+        await asyncio.sleep(delay)
+        await log.ship(topic, partition, [(b"k", b"v")])
+
+    targets = [(topic, partition) for topic in (*topics.inboxes, topics.journal) for partition in range(2)]
+    await asyncio.gather(*(ship(topic, number, 0.0004 * place) for place, (topic, number) in enumerate(targets)))
+
+
+async def test_nothing_is_missing_while_no_broker_says_so(broker: str, topics: Topics) -> None:
+    """A worker that is cut off must not take a client for gone: its replies would be dropped."""
+    log = KafkaLog(topics, {"bootstrap_servers": broker}, append_timeout=2.0)
+    await log.start()
+    try:
+        assert log._outbox is not None
+        log._outbox.client._get_conn = nobody
+        with pytest.raises(ShipFailed):
+            await log.ship(topics.replies("someone"), 0, [(b"k", b"v")])
+    finally:
+        await log.stop()
+
+
+async def nobody(*_: object, **__: object) -> None:
+    """No connection to any broker."""
+
+
 async def test_a_missing_topic_is_remembered_and_found_later(
     log: KafkaLog, admin: AIOKafkaAdminClient, topics: Topics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
