@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run test test-fast lint format up down status proto bench clean
+.PHONY: help setup run test test-fast chaos lint format up down status proto bench clean
 
 READY := .venv/.ready
 PY := .venv/bin/python
@@ -47,6 +47,11 @@ run: $(READY)  ## the main job on real input: starts a Kafka if none is configur
 
 test: test-fast  ## all tests: those without servers first, then those on real servers and on built packages
 	@$(SERVERS) run --kafka -- $(PY) -m pytest -m "not ($(FAST))"
+
+MINUTES := 1
+SEED := 1
+chaos: $(READY)  ## a fleet under faults on a Kafka of its own, then everything checked: MINUTES=n SEED=s
+	@$(PY) -m tests.chaos --minutes $(MINUTES) --seed $(SEED) $(CHAOS)
 
 test-fast: $(READY)  ## the tests that need no server: unit, property, contract, simulation
 	@$(PY) -m pytest -m "$(FAST)"

@@ -1,0 +1,52 @@
+"""`python -m tests.chaos`: one run; the last line is the verdict, and the exit status says it, too."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from pathlib import Path
+
+from tests.chaos import nemesis
+from tests.chaos.broker import own_broker
+from tests.chaos.run import Plan, Run, Verdict
+
+# What one minute on a small machine can hold.
+USUAL = ("kill", "failpoint", "die-in-recovery", "freeze", "term", "duplicates", "storm", "broker-restart")
+CODES = {"OK": 0, "FAILED": 1, "INVALID": 2, "OVERLOAD": 3}
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+def run(plan: Plan) -> Verdict:
+    """A run of its own, with a broker of its own."""
+    with own_broker(say) as broker:
+        return asyncio.run(Run(plan, broker, say)())
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description="a fleet under faults on a real Kafka")
+    parser.add_argument("--minutes", type=float, default=1.0, help="how long the load lasts")
+    parser.add_argument("--seed", type=int, default=1, help="of load and faults")
+    parser.add_argument("--workers", type=int, default=3)
+    parser.add_argument("--agents", type=int, default=300)
+    parser.add_argument("--partitions", type=int, default=6)
+    parser.add_argument("--rate", type=float, default=200.0, help="client messages a second; agents send as many again")
+    parser.add_argument("--session-timeout", type=float, default=10.0, help="seconds until a dead worker is missed")
+    parser.add_argument("--gap", type=float, default=5.0, help="seconds between faults, about")
+    parser.add_argument("--faults", default=",".join(USUAL), help=f"kinds: {', '.join(sorted(nemesis.KINDS))}, or none")
+    parser.add_argument("--off", default="", help="a mechanism to switch off, see `mutations`")
+    parser.add_argument("--folder", type=Path, default=Path(".rookery/chaos"), help="logs and history")
+    options = vars(parser.parse_args())
+    kinds = [kind for kind in options.pop("faults").split(",") if kind and kind != "none"]
+    if unknown := set(kinds) - set(nemesis.KINDS):
+        parser.error(f"no such fault: {', '.join(sorted(unknown))}")
+    verdict = run(Plan(kinds=kinds, **options))
+    say(verdict.line)
+    return CODES[verdict.word]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

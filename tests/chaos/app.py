@@ -1,0 +1,57 @@
+"""The application that the workers of a run are: the clerks, with failpoints, and one mechanism off if a run says so.
+
+Every half second a worker writes a line on itself to `<worker>.jsonl` in the run's folder.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from pathlib import Path
+
+from tests.chaos import failpoints, mutations
+
+FOLDER, WORKER = Path(os.environ["CHAOS_FOLDER"]), os.environ["CHAOS_WORKER"]
+LINE_SECONDS = 0.5
+
+points = failpoints.Failpoints(FOLDER, WORKER)
+failpoints.install(points)
+mutations.switch_off(os.environ.get("CHAOS_OFF", ""))
+
+from rookery import App  # noqa: E402 - what it binds at import must be patched before
+from tests.chaos.interpreter import Clerk  # noqa: E402
+
+points.poll()
+app = App(agents=[Clerk])
+
+
+@app.task  # type: ignore[untyped-decorator]
+async def watch() -> None:
+    """Take up what is armed, and write lines."""
+    with (FOLDER / f"{WORKER}.jsonl").open("a") as file:
+        lag, due = 0.0, time.monotonic()
+        while True:
+            before = time.monotonic()
+            points.poll()
+            await asyncio.sleep(failpoints.POLL)
+            now = time.monotonic()
+            lag = max(lag, now - before - failpoints.POLL)
+            if now < due:
+                continue
+            statistics = app.engine_service.statistics
+            phases = [partition["phase"] for partition in statistics.get("partitions", {}).values()]
+            line = {
+                "pid": os.getpid(),
+                "t": now,
+                "wall": time.time(),
+                "lag": round(lag, 3),
+                "owned": phases.count("running"),
+                "retries": statistics.get("shipping", {}).get("retries", 0),
+                "shipped": statistics.get("shipping", {}).get("shipped", 0),
+                **{key: value for key, value in statistics.items() if isinstance(value, int)},
+            }
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            lag, due = 0.0, now + LINE_SECONDS

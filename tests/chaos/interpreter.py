@@ -1,0 +1,85 @@
+"""The agents of the fleet: clerks that carry out orders and keep books on what they heard, sent and did.
+
+The books are in the durable state, so a turn that is lost, doubled or overwritten shows in them, and they are bounded:
+an agent hears from few senders. `workload` says what an order is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from rookery import Agent, handler
+from tests.chaos.wire import Order
+from tests.chaos.workload import AGENT, DO, REPORT, chain
+
+# Oddities remembered with their numbers; the count goes on.
+ODD_MAX = 20
+
+
+class OrderedToFail(Exception):
+    """The order said so."""
+
+
+class Clerk(Agent):
+    """See the head of this module."""
+
+    agent_type = AGENT
+    heard: dict[str, list[int]] = {}  # noqa: RUF012 - state; "sender|lane" -> count, last number, chain of ids
+    sent: dict[str, int] = {}  # noqa: RUF012 - "target|lane" -> last number
+    value: int = 0
+    balance: int = 0
+    odd_count: int = 0
+    odd: list[list[Any]] = []  # noqa: RUF012 - stream, expected number, its number, id
+
+    @handler(DO)
+    async def do(self, order: Order) -> dict[str, Any]:
+        """Enter the order in the books and carry it out."""
+        if order.n:
+            self._enter(f"{self.sender}|{self.message.priority}", order.n)
+        for op, *args in order.ops:
+            await getattr(self, f"_{op}")(*args)
+        return {"value": self.value}
+
+    @handler(REPORT)
+    async def report(self, _: dict[str, Any]) -> dict[str, Any]:
+        """The books."""
+        return {
+            "heard": self.heard,
+            "sent": self.sent,
+            "value": self.value,
+            "balance": self.balance,
+            "odd_count": self.odd_count,
+            "odd": self.odd,
+        }
+
+    def _enter(self, stream: str, n: int) -> None:
+        count, last, digest = self.heard.get(stream, (0, 0, 0))
+        if n != last + 1:
+            self.odd_count += 1
+            self.odd = [*self.odd, [stream, last + 1, n, self.message.id]][:ODD_MAX]
+        self.heard[stream] = [count + 1, max(n, last), chain(digest, self.message.id)]
+
+    async def _add(self, k: int) -> None:
+        self.value += k
+
+    async def _sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    async def _pay(self, target: str, lane: int, amount: int) -> None:
+        self.balance -= amount
+        self._order(target, lane, [["take", amount]])
+
+    async def _take(self, amount: int) -> None:
+        self.balance += amount
+
+    async def _send(self, target: str, lane: int, ops: list[list[Any]]) -> None:
+        self._order(target, lane, ops)
+
+    async def _fail(self) -> None:
+        raise OrderedToFail(self.message.id)
+
+    def _order(self, target: str, lane: int, ops: list[list[Any]]) -> None:
+        stream = f"{target}|{lane}"
+        n = self.sent[stream] = self.sent.get(stream, 0) + 1
+        self.send(target, {"type": DO, "n": n, "ops": ops}, priority=lane)  # type: ignore[arg-type]

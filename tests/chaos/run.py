@@ -1,0 +1,250 @@
+"""One run: a broker, a fleet, a load and faults; then quiet, questions, and the verdict."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rookery.ops.servers.process import launch
+from tests.chaos import checker, nemesis, topics
+from tests.chaos.broker import Broker
+from tests.chaos.evidence import ANOMALIES, STUCK, Anomaly, ClientSend, Evidence
+from tests.chaos.fleet import ROOT, Fleet, until
+from tests.chaos.journals import Journals
+from tests.chaos.workload import address
+
+GENERATOR, CHECKER = "generator", "checker"
+START_SECONDS = 120.0
+# From the end of the load until everything must be handled; the first plus a share of the load's length.
+DRAIN_SECONDS, DRAIN_SHARE = 120.0, 0.5
+# Without any progress for so long, the fleet is stuck and not slow; seconds.
+STILL_SECONDS = 45.0
+# Witnesses shown of each anomaly.
+SHOWN_MAX = 5
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Plan:
+    """What a run is made of."""
+
+    seed: int = 1
+    minutes: float = 1.0
+    workers: int = 3
+    agents: int = 300
+    partitions: int = 6
+    rate: float = 200.0
+    session_timeout: float = 10.0
+    gap: float = 5.0
+    kinds: Sequence[str] = ()
+    off: str = ""
+    folder: Path = field(default_factory=lambda: Path(".rookery/chaos"))
+
+
+@dataclass
+class Verdict:
+    """How a run ended; `word` is OK, FAILED, INVALID or OVERLOAD."""
+
+    word: str
+    anomalies: list[Anomaly]
+    summary: str
+    why: str = ""
+
+    @property
+    def names(self) -> Counter[str]:
+        """Messages by anomaly."""
+        names: Counter[str] = Counter()
+        for anomaly in self.anomalies:
+            names[anomaly.name] += anomaly.messages
+        return names
+
+    @property
+    def line(self) -> str:
+        """The last line of a run."""
+        counts = ", ".join(f"{self.names[name]} {name}" for name in ANOMALIES if self.names[name] or self.word == "OK")
+        return f"{self.word} {self.why + ': ' if self.why else ''}{self.summary}: {counts or 'no anomaly'}"
+
+
+class Run:
+    """One run of a plan on a broker."""
+
+    def __init__(self, plan: Plan, broker: Broker, say: Say) -> None:
+        self.plan, self.broker, self._say = plan, broker, say
+        self.app_id = f"chaos-{uuid.uuid4().hex[:8]}"
+        self.names = topics.Names(self.app_id)
+        self._folder = (plan.folder / f"{plan.off or 'run'}-{plan.seed}-{self.app_id[-4:]}").absolute()
+        self._folder.mkdir(parents=True)
+        env = {
+            "ROOKERY_APP_ID": self.app_id,
+            "ROOKERY_BROKER": broker.address,
+            "ROOKERY_PARTITIONS": str(plan.partitions),
+            "ROOKERY_SESSION_TIMEOUT": str(plan.session_timeout),
+            "CHAOS_OFF": plan.off,
+        }
+        self.fleet = Fleet(self._folder, env, plan.workers)
+        self._history = self._folder / "history.jsonl"
+        self._load: subprocess.Popen[bytes] | None = None
+        self.faults: list[nemesis.Fault] = []
+
+    async def __call__(self) -> Verdict:
+        """Run it, and leave no process behind."""
+        try:
+            return await self._run()
+        finally:
+            if self._load is not None and self._load.poll() is None:
+                self._load.kill()
+                self._load.wait()
+            self.fleet.kill()
+
+    async def _run(self) -> Verdict:
+        plan = self.plan
+        self._say(f"seed {plan.seed}: {plan.workers} workers, {plan.agents} agents, logs in {self._folder}")
+        for worker in self.fleet.workers:
+            worker.start()
+        if not await until(lambda: self.fleet.owned() == plan.partitions, START_SECONDS):
+            return Verdict("OVERLOAD", [], f"the fleet did not start within {START_SECONDS:.0f} s")
+        await topics.make_replies(self.broker.address, self.names, [GENERATOR, CHECKER])
+        world = self._start_load()
+        rng = random.Random(plan.seed)
+        self.faults = nemesis.schedule(plan.kinds, plan.minutes * 60 - plan.gap, plan.gap, rng) if plan.kinds else []
+        striking = asyncio.create_task(nemesis.strike(world, self.faults, self._say))
+        await asyncio.sleep(plan.minutes * 60)
+        world.stopping.set()
+        await striking
+        drained = await self._drain()
+        self._say("asking every agent")
+        agents = [address(number) for number in range(plan.agents)]
+        books = await topics.ask_all(self.broker.address, self.names, CHECKER, agents)
+        await asyncio.sleep(2)  # what the questions moved is committed
+        for worker in [worker for worker in self.fleet.workers if worker.alive]:
+            await self.fleet.stop(worker)
+        self._say("checking")
+        return self._judge(await self._evidence(books), drained, world)
+
+    def _start_load(self) -> nemesis.World:
+        plan = self.plan
+        order = {
+            "name": f"client:{GENERATOR}", "app_id": self.app_id, "broker": self.broker.address, "rate": plan.rate,
+            "agents": plan.agents, "seed": plan.seed, "history": str(self._history),
+        }  # fmt: skip
+        with (self._folder / "generator.log").open("wb") as out:
+            command = [sys.executable, "-m", "tests.chaos.generator", json.dumps(order)]
+            self._load = launch(command, dies_with_us=signal.SIGKILL, cwd=ROOT, stdout=out, stderr=out)
+        return nemesis.World(
+            self.fleet, self.broker, self._load.pid, self._again_count, plan.session_timeout, plan.partitions,
+            random.Random(plan.seed + 1),
+        )  # fmt: skip
+
+    def _lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self._history.read_text().splitlines() if line.endswith("}")]
+
+    def _again_count(self) -> int:
+        return sum(line.get("again", 0) for line in self._lines() if "again" in line)
+
+    async def _drain(self) -> str:
+        """End the load and wait until all is handled; says what is wrong if it does not come to that."""
+        self._say("draining")
+        assert self._load is not None
+        self._load.terminate()
+        await until(lambda: self._load is not None and self._load.poll() is not None, 200)
+        if self._load.poll() != 0:
+            return f"the generator ended with {self._load.poll()}"
+        bound = time.monotonic() + DRAIN_SECONDS + self.plan.minutes * 60 * DRAIN_SHARE
+        async with topics.consumer(self.broker.address) as reader, topics.admin(self.broker.address) as client:
+            left, moved_at, quiet = -1, time.monotonic(), 0
+            while quiet < 3:
+                now = await topics.backlog(reader, client, self.names, self.plan.partitions)
+                quiet = quiet + 1 if now == 0 else 0
+                if now != left:
+                    left, moved_at = now, time.monotonic()
+                elif now and time.monotonic() - moved_at > STILL_SECONDS:
+                    return f"stuck with {now} records to do"
+                if time.monotonic() > bound:
+                    return f"too slow: {now} records still to do"
+                await asyncio.sleep(1)
+        return ""
+
+    async def _evidence(self, books: dict[str, dict[str, Any] | None]) -> Evidence:
+        address, names = self.broker.address, self.names
+        inboxes = [await topics.read(address, topic) for topic in names.inboxes]
+        replies = [await topics.read(address, names.replies(client)) for client in (GENERATOR, CHECKER)]
+        sends = [
+            ClientSend(line["id"], line["target"], line["lane"], line["n"], line["acked"])
+            for line in self._lines()
+            if "id" in line
+        ]
+        return Evidence(
+            sends=sends,
+            records=(record for lane, found in enumerate(inboxes) for record in topics.inbox_records(lane, found)),
+            journal=topics.journal_rows(await topics.read(address, names.journal)),
+            letters=topics.letters(names, await topics.read(address, names.letters)),
+            replies=[reply for found in replies for reply in topics.replies(found)],
+            books=books,
+            ends={
+                (lane, partition): records[-1].offset + 1
+                for lane, found in enumerate(inboxes)
+                for partition, records in found.items()
+                if records
+            },
+        )
+
+    # -- the verdict --------------------------------------------------------------------------------------------------
+
+    def _judge(self, evidence: Evidence, drained: str, world: nemesis.World) -> Verdict:
+        anomalies, log, journals = checker.check(evidence)
+        if drained.startswith("stuck"):
+            anomalies.append(Anomaly(STUCK, "the fleet", drained))
+        for line in self._witnesses(anomalies):
+            self._say(line)
+        summary = self._summary(evidence, log, journals)
+        if drained.startswith("too slow"):
+            return Verdict("OVERLOAD", anomalies, summary, drained)
+        if anomalies:
+            return Verdict("FAILED", anomalies, summary, drained)
+        if why := self._invalid(evidence, log):
+            return Verdict("INVALID", anomalies, summary, why)
+        return Verdict("OK", anomalies, summary, drained)
+
+    def _witnesses(self, anomalies: Sequence[Anomaly]) -> list[str]:
+        lines, shown = [], Counter[str]()
+        for anomaly in anomalies:
+            shown[anomaly.name] += 1
+            if shown[anomaly.name] <= SHOWN_MAX:
+                lines.append(f"{anomaly.name}: {anomaly.subject}: {anomaly.witness}")
+        return lines
+
+    def _summary(self, evidence: Evidence, log: checker.Log, journals: Journals) -> str:
+        kinds = Counter(one.kind for one in self.faults if one.did)
+        faults = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+        fleet = self.fleet
+        return (
+            f"seed {self.plan.seed}, {log.handled:,} messages, {len(evidence.letters):,} dead letters, "
+            f"{log.repeats:,} repeats dropped, {fleet.total('rebalances')} assignments, {journals.claims} claims, "
+            f"{fleet.total('refused_appends')} appends refused, {sum(kinds.values())} faults ({faults})"
+        )
+
+    def _invalid(self, evidence: Evidence, log: checker.Log) -> str:
+        """Why the run proves nothing, if it does not."""
+        if self.fleet.bad_ends:
+            return "; ".join(self.fleet.bad_ends)
+        for kind in self.plan.kinds:
+            struck = [one for one in self.faults if one.kind == kind and one.did]
+            if struck and not any(one.effects for one in struck):
+                return f"{kind} had no effect"
+        if self.faults and not any(one.effects for one in self.faults):
+            return "no fault had an effect"
+        if not log.repeats or not evidence.letters:
+            return "no message came twice, or none was poisoned"
+        return ""
