@@ -8,7 +8,7 @@ import uuid
 import pytest
 
 from rookery import AgentError, AgentManager, AgentStopped, Priority, UnknownAgentType
-from tests.contract.fleet import Add, Burst, Counter, TestAgent, Total
+from tests.contract.fleet import Add, Burst, Counter, Plan, TestAgent, Total
 from tests.contract.worlds import World
 
 JSON = ("content-type", b"application/json")
@@ -76,7 +76,7 @@ class TestContract:
         assert (await diary.state()).texts == []
         (letter,) = await world.dead_letters(address, 1)
         assert (letter.reason, letter.type) == ("handler-failed", "Add")
-        assert letter.error == "ValueError: only upwards"
+        assert letter.error == "OnlyUpwards: only upwards"
         assert b'{"n":-1}' in letter.value
 
     async def test_what_nobody_handles_is_refused_by_name(self, world: World) -> None:
@@ -143,3 +143,48 @@ class TestContract:
             return bool((await counter.state()).count == 3)
 
         await world.until(added)
+
+    async def test_an_agent_asks_others_in_its_turn(self, world: World) -> None:
+        counters = [world.fresh("Counter") + f"-{number}" for number in range(5)]
+        planner = world.manager.get_agent(world.fresh("Planner"))
+        assert await planner.ask(Plan(counters)) == [1] * 5
+        assert await planner.ask(Plan(counters[:2])) == [1] * 5 + [2] * 2
+        assert (await planner.state()).turns == 2
+
+    async def test_a_turn_that_is_tried_again_repeats_no_step_and_no_ask(self, world: World) -> None:
+        counter, planner = world.fresh("Counter"), world.manager.get_agent(world.fresh("Planner"))
+        assert await planner.ask(Plan([counter], steps=3, fail=3)) == [1]
+        state = await planner.state()
+        assert (state.turns, len(state.steps)) == (1, 3)
+        keys = [step.split()[0] for step in state.steps]
+        assert len(set(keys)) == 3
+        assert (await world.manager.get_agent(counter).state()).count == 1
+
+    async def test_the_last_attempt_leaves_a_dead_letter_and_what_was_asked_stays_asked(self, world: World) -> None:
+        counter, address = world.fresh("Counter"), world.fresh("Planner")
+        with pytest.raises(AgentError, match="attempt 4 fails"):
+            await world.manager.get_agent(address).ask(Plan([counter], fail=5))
+        (letter,) = await world.dead_letters(address, 1)
+        assert (letter.reason, letter.attempts) == ("handler-failed", 5)
+        assert "ConnectionError" in letter.traceback
+        assert (await world.manager.get_agent(counter).state()).count == 1
+        assert (await world.manager.get_agent(address).state()).answers == []
+
+    async def test_an_agent_that_asks_itself_is_told_so(self, world: World) -> None:
+        with pytest.raises(AgentError) as refused:
+            await world.manager.get_agent(world.fresh("Planner")).ask({"type": "ask-yourself"})
+        assert refused.value.error_type == "ask-cycle"
+
+    async def test_a_paused_agent_keeps_its_messages_until_it_is_resumed(self, world: World) -> None:
+        address = world.fresh("Planner")
+        planner = world.manager.get_agent(address)
+        await world.manager.pause_agent(address)
+        await planner.tell(Plan([]))
+        await planner.tell(Plan([], steps=1))
+        await world.manager.resume_agent(address)
+
+        async def went_on() -> bool:
+            return bool((await planner.state()).turns == 2)
+
+        await world.until(went_on)
+        assert len((await planner.state()).steps) == 1
