@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from rookery.schemas.errors import InvalidAgent, RookeryError
 
@@ -99,7 +99,7 @@ class Supervision:
     backoff_max: float = 30.0
     jitter: float = 0.2
     timeout: float | None = None
-    policies: Mapping[type[BaseException], Policy] = field(default_factory=dict)
+    policies: Mapping[type[Any], Policy] = field(default_factory=dict)
     exhausted: Policy = Policy.DEAD_LETTER
 
     def check(self, agent_type: str) -> None:

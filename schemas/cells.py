@@ -68,6 +68,7 @@ class Parked(msgspec.Struct, array_like=True, frozen=True):
     timestamp: int  # of the record, milliseconds since the epoch
     attempts: int = 0
     not_before: int = 0
+    begun: bool = False  # its turn had begun: it goes on before any other of the agent
 
 
 class Pause(msgspec.Struct, array_like=True, frozen=True):

@@ -8,6 +8,7 @@
 An agent that needs none of it has no ledger.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
@@ -26,8 +27,9 @@ from rookery.schemas.cells import (
 from rookery.schemas.journal import KeyKind, split_key
 from rookery.streams.core.mailbox import LANES, Item, Mailbox
 
-# Steps of one turn: their deletion has to fit the batch that ends it.
-STEPS_MAX = 1_000
+# Steps of one turn: their deletion, about 150 bytes each, has to fit the margin that a batch leaves below its topic's
+# largest (settings.RECORD_OVERHEAD_BYTES).
+STEPS_MAX = 500
 
 
 class Ledger:
@@ -84,11 +86,19 @@ class Found(NamedTuple):
 
 
 def park(item: Item, ledger: Ledger | None = None) -> bytes:
-    """The cell of a message; with a `ledger` it is the one in hand, and its attempts are kept, too."""
+    """The cell of a message; with a `ledger` it is the one in hand, and that and its attempts are kept, too."""
     record = item.record
     attempts, not_before = (ledger.attempts, ledger.not_before) if ledger is not None else (0, 0)
     return encode_cell(
-        Parked(record.key, record.value, list(record.headers or ()), record.timestamp, attempts, not_before)
+        Parked(
+            record.key,
+            record.value,
+            list(record.headers or ()),
+            record.timestamp,
+            attempts,
+            not_before,
+            begun=ledger is not None,
+        )
     )
 
 
@@ -109,6 +119,8 @@ def _recover(address: str, named: Mapping[str, bytes], partition: int, prefixes:
     for cell, value in sorted(named.items()):
         form, place, number = read_name(cell)
         if form is Parked:
+            if not mailbox.lanes[place.lane] and decode_cell(value, Parked).begun:
+                mailbox.first_lane = place.lane
             mailbox.lanes[place.lane].append(Item.parked(place.offset))
             ledger.adopted[place.lane] = place.offset
             ledger.parked_count += 1
@@ -209,11 +221,14 @@ class Ledgers:
         An agent's messages can be parked only in or after the batch that holds all its finished turns: else a later
         message were served before an earlier one that a crash brings back from the inbox.
         """
+        if not self._requests:
+            return
+        taken = Counter(entry.mailbox for entry in entries)
         for mailbox in list(self._requests):
             if mailbox.closed or mailbox.ledger is None:
                 del self._requests[mailbox]
                 continue
-            if mailbox.unsettled > sum(entry.mailbox is mailbox for entry in entries):
+            if mailbox.unsettled > taken[mailbox]:
                 continue
             for lane in range(LANES):
                 room -= self._adopt_lane(mailbox, mailbox.ledger, lane, records, done, room, overhead)
@@ -257,6 +272,15 @@ class Ledgers:
             waiting.clear()
             waiting.extend(light)
         return size
+
+    def orphans(self, prefixes: Sequence[int]) -> Iterable[tuple[Mailbox, dict[bytes, bytes | None]]]:
+        """Agents that wait for the message of a begun turn which the log has lost, each with what to delete."""
+        for mailbox in list(self.mailboxes):
+            ledger = mailbox.ledger
+            if ledger is None or ledger.place is None or mailbox.running or ledger.is_parked(ledger.place):
+                continue
+            if ledger.place.offset < prefixes[ledger.place.lane]:
+                yield mailbox, ledger.end_turn(mailbox.address, ledger.place)
 
     def settled(self, mailbox: Mailbox) -> None:
         """A batch of this agent is acknowledged: it may need no ledger any more."""

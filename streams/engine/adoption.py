@@ -1,7 +1,7 @@
 """Adoption: which messages are taken over by the journal, so that a slow agent does not pin its inbox's prefix.
 
-Looked at now and then, not at each turn: an agent whose message has been in hand for `adopt_after` seconds, or at all
-while a lane of its partition is half full, has its messages parked, those in hand and those that wait behind.
+Looked at now and then, not at each turn: an agent whose message has been in hand for `adopt_after` seconds, or for
+a moment while a lane of its partition is half full, has its messages parked, those in hand and those that wait behind.
 """
 
 from collections.abc import Iterable
@@ -30,7 +30,7 @@ class Adoption:
                 if item is not mailbox.current or mailbox not in before:
                     start = now
                 since[mailbox] = (mailbox.current, start)
-                if (pressed or now - start >= self._adopt_after) and _unparked(mailbox):
+                if ((pressed and now > start) or now - start >= self._adopt_after) and _unparked(mailbox):
                     partition.ledgers.request(mailbox)
         self._since = since
 

@@ -254,7 +254,8 @@ class Engine:
             await asyncio.sleep(TICK_SECONDS)
             now = self._loop.time()
             self.inbound.expire_unborn(now)
-            self._adoption.look([o.partition for o in self._owned.values() if o.partition is not None], now)
+            self._adoption.look(self._running_partitions(), now)
+            self.failures.release_orphans(self._running_partitions())
             self.flush(progress_due=True)
             for ownership in list(self._owned.values()):
                 ownership.renew_if_due(now)

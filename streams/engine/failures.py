@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from rookery.agents.effects import error_body
 from rookery.agents.supervision import Policy, Supervision
@@ -117,6 +117,13 @@ class Failures:
             if mailbox.lanes[lane]:
                 self._queue.push(mailbox, lane)
         self._wake()
+
+    def release_orphans(self, partitions: Iterable[Partition]) -> None:
+        """Let agents go on that wait for a message which the log has lost since its turn began."""
+        for partition in partitions:
+            for mailbox, gone in partition.ledgers.orphans([lane.prefix for lane in partition.lanes]):
+                partition.finish(Finished(mailbox, 0, 0, None, (), cells=gone, ends=False))
+                self.release(mailbox)
 
     def pause(self, partition: Partition, mailbox: Mailbox, lane: int, offset: int, why: str) -> None:
         """Hold an agent until it is resumed, over restarts, too; its messages go to the journal."""

@@ -193,7 +193,7 @@ class Inbound:
             return True
         if kind == RESUME and ledger.paused:
             self._failures.resume(partition, mailbox, lane, item.offset)
-        elif len(mailbox) >= self.limits.parked_max:
+        elif ledger.parked_count >= self.limits.parked_max:
             error = Overloaded(mailbox.address, RETRY_AFTER)
             partition.finish(self._dead_letters.finished(partition, lane, item, error))
             return True

@@ -85,8 +85,12 @@ class Pool:
             if waiter.done() and not waiter.cancelled():
                 raise
             self._returning.remove(waiter)
-            self._lent -= 1  # it only tidies up now
+            self.forget()
             raise
+
+    def forget(self) -> None:
+        """A turn that gave its slot back ends without it: it only tidies up now."""
+        self._lent -= 1
 
     def _let_return(self) -> None:
         while self._returning and self._has_room:

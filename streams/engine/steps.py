@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rookery.agents.effects import Outgoing
 from rookery.agents.errors import OutsideTurn
@@ -49,13 +49,17 @@ class TurnSteps:
         self._closed = False
         self._waiting = 0
         self._signals: set[_Signal] = set()
+        self._branches: set[asyncio.Task[Any] | None] = set()  # of a gather; the turn's own is cancelled with it
 
     def close(self) -> None:
-        """The turn is over, however it ended: whoever still waits in a task of its own is cancelled."""
+        """The turn is over, however it ended: steps that still run in tasks of their own are cancelled."""
         self._closed = True
         self._ledger.answers.clear()
         for signal in self._signals:
             signal.future.cancel()
+        for task in self._branches:
+            if task is not None:
+                task.cancel()
 
     @property
     def ask_timeout(self) -> float:
@@ -122,15 +126,24 @@ class TurnSteps:
     @asynccontextmanager
     async def waiting(self) -> AsyncIterator[None]:
         """See StepLog; steps that run side by side give one slot back together."""
+        pool, task = self._host.pool, asyncio.current_task()
+        if task is not None and task is not self._mailbox.runner:
+            self._branches.add(task)
         self._waiting += 1
         if self._waiting == 1:
-            self._host.pool.give_back()
+            pool.give_back()
         try:
             yield
-        finally:
+        except BaseException:
             self._waiting -= 1
             if not self._waiting:
-                await self._host.pool.take_back()
+                pool.forget()
+            raise
+        finally:
+            self._branches.discard(task)
+        self._waiting -= 1
+        if not self._waiting:
+            await pool.take_back()
 
     async def _wait(self, signal: _Signal) -> None:
         self._signals.add(signal)

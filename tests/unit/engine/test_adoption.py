@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -122,10 +123,76 @@ async def test_a_lane_is_bounded_and_refuses_what_is_over() -> None:
         (slow,) = addresses("Pile", 0, 1)
         cluster.post(slow, Put(0, seconds=100))
         await asyncio.sleep(3)
-        for n in range(1, 16):
+        for n in range(1, 10):
+            cluster.post(slow, Put(n))
+        await asyncio.sleep(1)
+        for n in range(10, 15):
             cluster.post(slow, Put(n))
         await cluster.settle()
-        assert cluster.state(slow).count == 11
+        assert cluster.state(slow).count == 10
         letters = cluster.dead_letters()
         assert [letter.reason for letter in letters] == ["overloaded"] * 5
         assert "try again in 10 s" in letters[0].error
+
+
+class Newborn(Agent):
+    """Takes long to be spawned."""
+
+    texts: list[str] = []  # noqa: RUF012 - state
+
+    async def on_spawn(self) -> None:
+        await asyncio.sleep(20)
+        self.texts.append("born")
+
+    @handler("note")
+    async def note(self, msg: dict[str, str]) -> None:
+        self.texts.append(msg["text"])
+
+
+@virtual
+async def test_a_spawn_that_was_adopted_still_goes_first_after_a_crash() -> None:
+    async with Cluster(Newborn, partitions=1, adopt_after=1.0) as cluster:
+        spawned, log = uuid.UUID(int=1, version=4).hex, cluster.log
+        headers = [("content-type", b"application/json"), ("type", b"rookery.spawn")]
+        record = (spawned.encode(), b'{"type": "Newborn", "args": []}')
+        log.append(log.topics.inboxes[Priority.LOW], 0, [record], headers)
+        await asyncio.sleep(0.5)
+        cluster.post(spawned, {"type": "note", "text": "after"}, priority=Priority.HIGH)
+        await asyncio.sleep(5)
+        assert [cluster.engine(0).committed(0, lane) for lane in range(3)] == [1, 0, 1]
+        await cluster.kill(0)
+        await cluster.assign([1], untold=[0])
+        await cluster.settle()
+        assert not cluster.dead_letters()
+        assert cluster.state(spawned).texts == ["born", "after"]
+
+
+@virtual
+async def test_a_begun_turn_whose_message_the_log_has_lost_holds_up_nobody() -> None:
+    async with Cluster(Stepper) as cluster:
+        (address,) = addresses("Stepper", 0, 1)
+        cluster.post(address, {"type": "go"})
+        await asyncio.sleep(1)
+        assert cluster.engine(0).committed(0, 1) == 0
+        await cluster.kill(0)
+        cluster.log.truncate(cluster.log.topics.inboxes[1], 0, 1)
+        await cluster.assign([1, 1, 1, 1], untold=[0])
+        cluster.post(address, {"type": "note"})
+        await cluster.settle()
+        assert cluster.state(address).notes == 1
+        assert [letter.reason for letter in cluster.dead_letters()] == ["log-truncated"]
+        left = {r.key: r.value for r in cluster.log.journals[0] if b"\x1f" in r.key}
+        assert set(left.values()) == {None}
+
+
+class Stepper(Agent):
+    notes: int = 0
+
+    @handler("go")
+    async def go(self, msg: dict[str, str]) -> None:
+        await self.step("first", lambda: 1)
+        await asyncio.sleep(1_000)
+
+    @handler("note")
+    async def note(self, msg: dict[str, str]) -> None:
+        self.notes += 1
