@@ -16,6 +16,8 @@ from rookery.schemas.errors import EnvelopeError, LogTruncated, RookeryError
 # Reasons that lie in the bytes themselves: the same bytes fail again.
 BROKEN = frozenset({"bad-envelope", "crc-mismatch", "invalid-address", "missing-crc", "undecodable"})
 NOT_A_LETTER = "not-a-letter"
+# Kafka header of a record that was sent again: its `replay_id`, so that it is found without being read.
+REPLAY_ID = "replay-id"
 
 
 class NotReplayable(RookeryError):
@@ -64,7 +66,10 @@ def replay(
     A deadline that has passed becomes `extend` seconds from now. With `raw` a message that could not be read goes as it
     is. Nobody waits for a reply any more: none is asked for. Raises NotReplayable.
     """
-    headers = [(header.key, header.value) for header in letter.headers if header.key.lower() != REPLAY_OF]
+    headers = [
+        (header.key, header.value) for header in letter.headers if header.key.lower() not in {REPLAY_OF, REPLAY_ID}
+    ]
+    headers.append((REPLAY_ID, replay_id(letter).encode()))
     origin = letter.id or coordinates(letter)
     if letter.reason == NOT_A_LETTER:
         raise NotReplayable("is no dead letter: something else writes to the dead-letter topic")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from rookery.schemas.address import parse
 from rookery.schemas.deadletter import DeadLetter, decode_dead_letter
 from rookery.schemas.envelope import decode, is_json
 from rookery.schemas.errors import EnvelopeError, InvalidAddress, Undecodable, WrongTopic
-from rookery.schemas.replay import NOT_A_LETTER, replay_id
+from rookery.schemas.replay import NOT_A_LETTER, REPLAY_ID, replay_id
 from rookery.streams.core.routing import Topics
 from rookery.streams.kafka import security
 from rookery.streams.kafka import topics as admin
@@ -33,6 +34,8 @@ from rookery.streams.kafka.reader import Readers, ReadFailed, stop_consumer
 PATIENCE = 20.0
 # Records read first from the end of a partition when the newest letters are wanted; doubled up to the second.
 TAIL_FIRST, TAIL_MAX = 200, 20_000
+# Key of the record that comes before the marks of a chunk; a mark's key is the `replay_id` of its letter.
+SENDING = b"sending"
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +148,27 @@ class Selection:
         return self == Selection()
 
 
+class Sending(NamedTuple):
+    """Letters that a replay was about to send, by id, and where the inbox partitions ended before."""
+
+    ids: frozenset[bytes]
+    ends: dict[tuple[str, int], int]
+
+    def encode(self) -> bytes:
+        """The value of its record: JSON."""
+        ends = [[topic, partition, end] for (topic, partition), end in self.ends.items()]
+        return json.dumps({"ids": sorted(one.decode() for one in self.ids), "ends": ends}).encode()
+
+    @classmethod
+    def decode(cls, value: bytes) -> Sending:
+        """Read the value of its record."""
+        fields = json.loads(value)
+        return cls(
+            frozenset(one.encode() for one in fields["ids"]),
+            {(topic, number): end for topic, number, end in fields["ends"]},
+        )
+
+
 class Cut(NamedTuple):
     """What purging does to one partition: `delete` letters before offset `stop` go, `keep` selected ones can't, since
     the letter at `behind` before them was not selected."""
@@ -167,6 +191,7 @@ class DeadLetterBox:
         self.bounds: dict[int, tuple[int, int]] = {}  # by partition: first and end offset when the box was opened
         self._mark_bounds: dict[int, tuple[int, int]] = {}
         self._marks: dict[int, set[bytes]] = {}
+        self._unmarked: list[Sending] = []  # of the partition whose marks are kept
 
     async def __aenter__(self) -> Self:
         """Connect and look where the partitions end now; raises WrongTopic when there is no dead-letter topic."""
@@ -222,11 +247,40 @@ class DeadLetterBox:
         if number not in self._marks:
             self._marks.clear()
             marks: set[bytes] = set()
+            unmarked: list[Sending] = []
             start, stop = self._mark_bounds.get(number, (0, 0))
             async for records in self._readers.read(self.topics.replayed, number, start, stop):
-                marks.update(record.key for record in records if record.key)
+                for record in records:
+                    if record.key == SENDING:
+                        # Few: a replay starts a chunk when the one before is marked.
+                        unmarked = [one for one in unmarked if not one.ids <= marks]
+                        unmarked.append(Sending.decode(record.value))
+                    elif record.key:
+                        marks.add(record.key)
+            self._unmarked = [one for one in unmarked if not one.ids <= marks]
             self._marks[number] = marks
         return self._marks[number]
+
+    async def arrived(self, number: int) -> set[bytes]:
+        """Ids of letters of a partition that are in the inboxes though their replay died before it could mark them."""
+        marks = await self.marks(number)
+        starts: dict[tuple[str, int], int] = {}
+        for one in self._unmarked:
+            for where, end in one.ends.items():
+                starts[where] = min(end, starts.get(where, end))
+        missing = {message_id for one in self._unmarked for message_id in one.ids} - marks
+        ends = await self.ends(starts)
+        found: set[bytes] = set()
+        for (topic, partition), start in starts.items():
+            async for records in self._readers.read(topic, partition, start, ends[topic, partition]):
+                found |= {value for record in records for name, value in record.headers if name == REPLAY_ID}
+                found &= missing
+        return found
+
+    async def ends(self, partitions: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int]:
+        """Where (topic, partition) end now. Raises KafkaError."""
+        found = await self._lookup.end_offsets([TopicPartition(*partition) for partition in partitions])
+        return {(tp.topic, tp.partition): end for tp, end in found.items()}
 
     # -- making room --------------------------------------------------------------------------------------------------
 

@@ -1,11 +1,12 @@
 """Replay: dead letters are sent again to their agents, in order, at a bounded rate, and each of them once.
 
 For each chunk of letters of one partition, in this order:
-1. send the messages; each id is a function of the letter (`schemas.replay`), order is kept per agent and priority;
-2. wait until the broker has all of them;
-3. write a mark for each letter, and wait for that.
-A crash before 3 leaves letters that are sent again by the next replay, under the same ids: the window of ids in the
-inboxes (`dedup_window`) drops them. After 3 the mark does, for as long as the letters are kept.
+1. write down which letters will be sent, and where the inboxes end now;
+2. send the messages; each id is a function of the letter (`schemas.replay`), order is kept per agent and priority;
+3. wait until the broker has all of them;
+4. write a mark for each letter, and wait for that.
+After a crash between 1 and 4 the next replay looks for the messages in the inboxes from those ends on, marks what it
+finds and sends the rest. Two replays at once send the same ids, which the inboxes' window of ids drops.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import json
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,7 +29,7 @@ from rookery.schemas.address import partition_of
 from rookery.schemas.errors import RookeryError
 from rookery.schemas.replay import NotReplayable, Replay, replay, replay_id
 from rookery.streams.kafka import topics
-from rookery.streams.kafka.deadletters import DeadLetterBox, Letter, Selection
+from rookery.streams.kafka.deadletters import SENDING, DeadLetterBox, Letter, Selection, Sending
 
 # Messages that may be sent and not marked yet; a fourth of a second at lower rates, so that progress is smooth.
 CHUNK_MAX = 500
@@ -108,6 +109,8 @@ class Replayer:
         for number in self._box.bounds:
             # Letters about one record may lie there twice, always in one partition: once in a run, whatever is asked.
             in_run: set[bytes] = set()
+            if not self._how.again:
+                await self._explained(self._mark_arrived(number))
             async with aclosing(self._box.letters(wanted, [number])) as letters:
                 async for letter in letters:
                     if self._is_full:
@@ -154,37 +157,53 @@ class Replayer:
         if self._producer is not None:
             await asyncio.sleep(self._next_at - time.monotonic())
             self._next_at = max(self._next_at, time.monotonic()) + len(chunk) / self._how.rate
-            try:
-                await self._deliver(self._producer, chunk)
-            except (KafkaError, TimeoutError) as error:
-                raise ReplayFailed(f"{type(error).__name__}: {error}", self.tally.sent) from error
+            await self._explained(self._deliver(self._producer, chunk))
         self.tally.sent += len(chunk)
         progress(self.tally)
 
+    async def _explained(self, doing: Awaitable[None]) -> None:
+        try:
+            await doing
+        except (KafkaError, TimeoutError) as error:
+            raise ReplayFailed(f"{type(error).__name__}: {error}", self.tally.sent) from error
+
     async def _deliver(self, producer: AIOKafkaProducer, chunk: list[tuple[Letter, Replay, str]]) -> None:
         count = len(self._box.bounds)  # the same for inboxes and dead letters
-        # Idempotent and in the order of `send`: one producer keeps the order of each partition.
-        sending = [
-            await producer.send(
+        routed = [
+            (
                 letter.content.topic,
-                made.value,
-                made.key or None,
-                partition=letter.content.partition if made.target is None else partition_of(made.target, count),
-                headers=made.headers,
+                letter.content.partition if made.target is None else partition_of(made.target, count),
+                made,
             )
             for letter, made, _ in chunk
         ]
-        await _all_acked(sending)
-        marking = [
-            await producer.send(
-                self._box.topics.replayed,
-                json.dumps({"letter": letter.place, "id": message_id}).encode(),
-                replay_id(letter.content).encode(),
-                partition=letter.partition,
-            )
+        if not self._how.again:
+            ids = frozenset(replay_id(letter.content).encode() for letter, _, _ in chunk)
+            sending = Sending(ids, await self._box.ends({(topic, partition) for topic, partition, _ in routed}))
+            await self._mark(producer, chunk[0][0].partition, [(SENDING, sending.encode())])
+        # Idempotent and in the order of `send`: one producer keeps the order of each partition.
+        await _all_acked(
+            [
+                await producer.send(topic, made.value, made.key or None, partition=partition, headers=made.headers)
+                for topic, partition, made in routed
+            ]
+        )
+        marks = [
+            (replay_id(letter.content).encode(), json.dumps({"letter": letter.place, "id": message_id}).encode())
             for letter, _, message_id in chunk
         ]
-        await _all_acked(marking)
+        await self._mark(producer, chunk[0][0].partition, marks)
+
+    async def _mark(self, producer: AIOKafkaProducer, partition: int, marks: list[tuple[bytes, bytes]]) -> None:
+        topic = self._box.topics.replayed
+        await _all_acked([await producer.send(topic, value, key, partition=partition) for key, value in marks])
+
+    async def _mark_arrived(self, number: int) -> None:
+        """Finish what a replay that died left open."""
+        found = await self._box.arrived(number)
+        (await self._box.marks(number)).update(found)
+        if self._producer is not None and found:
+            await self._mark(self._producer, number, [(message_id, b"{}") for message_id in found])
 
 
 async def _all_acked(sending: list[asyncio.Future[Any]]) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rookery import Agent, App, handler
+from rookery import Agent, App, Supervision, handler
 
 
 @dataclass
@@ -23,6 +23,7 @@ class Flood:
 class Ledger(Agent):
     """Writes down what it was told, in order."""
 
+    supervision = Supervision(attempts=2, backoff=0.01)
     entries: list[int] = []  # noqa: RUF012 - state, copied for each agent
 
     @handler
