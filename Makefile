@@ -11,7 +11,7 @@ PY := .venv/bin/python
 SERVERS := $(PY) -c 'import runpy, signal; signal.signal(signal.SIGINT, signal.SIG_DFL); \
 	runpy.run_module("rookery.ops.servers", run_name="__main__", alter_sys=True)'
 CHECKED := $(wildcard tests examples bench)
-FAST := not kafka and not slow
+FAST := not kafka and not slow and not simulation
 export UV_PYTHON_DOWNLOADS = never
 # Tests and tools of this folder only, whatever environment is active around it.
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
@@ -45,7 +45,7 @@ $(READY): pyproject.toml uv.lock
 run: $(READY)  ## the main job on real input: starts a Kafka if none is configured, ends by itself
 	@$(SERVERS) run --kafka -- $(PY) -m examples.flights.run
 
-test: test-fast  ## all tests: those without servers first, then those on real servers and on built packages
+test: test-fast  ## all tests: the quick ones first, then many seeds, real servers, and built packages
 	@$(SERVERS) run --kafka -- $(PY) -m pytest -m "not ($(FAST))"
 
 MINUTES := 1
@@ -53,7 +53,7 @@ SEED := 1
 chaos: $(READY)  ## a fleet under faults on a Kafka of its own, then everything checked: MINUTES=n SEED=s
 	@$(PY) -m tests.chaos --minutes $(MINUTES) --seed $(SEED) $(CHAOS)
 
-test-fast: $(READY)  ## the tests that need no server: unit, property, contract, simulation
+test-fast: $(READY)  ## the quick tests, which need no server: unit, property, contract, some of the simulation
 	@$(PY) -m pytest -m "$(FAST)"
 
 lint: $(READY)  ## formatting, style, types, who imports whom, generated code up to date

@@ -17,6 +17,7 @@ under it is another. Without the marker: `run(main())`, or `async with Kit(Count
 
 import asyncio
 import itertools
+import random
 import selectors
 from collections.abc import Coroutine, Sequence
 from typing import Any, Self, TypeVar
@@ -125,7 +126,13 @@ class Kit:
         for index in range(self._worker_count):
             port = MemoryPort(self.log)
             engine = Engine(
-                self.settings, self.registry, port, worker=f"kit-{index}", now_ns=self.now_ns, new_id=self._new_id
+                self.settings,
+                self.registry,
+                port,
+                worker=f"kit-{index}",
+                now_ns=self.now_ns,
+                new_id=self._new_id,
+                chance=random.Random(index).random,
             )
             worker = MemoryWorker(engine, port)
             self._workers.append(worker)

@@ -7,6 +7,7 @@ A driver (Kafka's in `streams/kafka`, the in-memory one in `streams/memory.py`) 
 import asyncio
 import contextlib
 import logging
+import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -68,8 +69,10 @@ class Engine:
         new_id: Callable[[], str],
         observe: Callable[[Mailbox, int, float, bool], None] = lambda mailbox, lane, seconds, failed: None,
         open_store: OpenStore = in_memory,
+        chance: Callable[[], float] = random.random,
     ) -> None:
-        """`worker` names this process in claims; `now_ns` is the wall clock, `new_id` makes unique ids."""
+        """`worker` names this process in claims; `now_ns` is the wall clock, `new_id` makes unique ids, `chance` from 0
+        to 1 spreads back-offs."""
         self.settings = settings
         self.registry = registry
         self.port = port
@@ -81,7 +84,7 @@ class Engine:
         self._owned: dict[int, Ownership] = {}
         self._flush_armed = False
         self.failures = Failures(
-            self.dead_letters, self.router, self.queue, self._wake, self.flush_soon, now_ns, new_id
+            self.dead_letters, self.router, self.queue, self._wake, self.flush_soon, now_ns, new_id, chance
         )
         self._turns = TurnRunner(
             registry,

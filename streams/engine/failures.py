@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Callable, Iterable
 
 from rookery.agents.effects import error_body
@@ -38,7 +37,7 @@ class Failures:
         commit_soon: Callable[[], None],
         now_ns: Callable[[], int],
         new_id: Callable[[], str],
-        chance: Callable[[], float] = random.random,
+        chance: Callable[[], float],
     ) -> None:
         """`now_ns` is the wall clock; `chance` from 0 to 1 spreads the back-offs."""
         self._dead_letters = dead_letters
