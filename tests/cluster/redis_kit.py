@@ -124,15 +124,14 @@ class Proxy:
 
 
 class Tokens:
-    """A source of tokens for tests of one process."""
+    """A source of tokens for tests of one process; several may share what was given."""
 
     def __init__(self) -> None:
         self.given: list[int] = []
-        self._numbers = itertools.count(1)
 
     async def __call__(self, name: str, holder: str) -> int:
         await asyncio.sleep(0)
-        self.given.append(next(self._numbers))
+        self.given.append(len(self.given) + 1)
         return self.given[-1]
 
 
@@ -194,3 +193,64 @@ def servers(folder: Path) -> Generator[Callable[..., RedisServer], None, None]:
     finally:
         for server in started:
             server.stop()
+
+
+class SentinelKit:
+    """A primary, a replica and a Sentinel that promotes the replica when the primary is gone for a second."""
+
+    def __init__(self, start: Callable[..., RedisServer], folder: Path) -> None:
+        self.nodes = [start(), start()]
+        with self.nodes[1].admin() as replica:
+            replica.replicaof("127.0.0.1", self.nodes[0].port)
+        self._wait(lambda: self._linked(self.nodes[1]), "the replica never linked")
+        config = folder / "sentinel.conf"
+        config.write_text(
+            f"sentinel monitor main 127.0.0.1 {self.nodes[0].port} 1\n"
+            "sentinel down-after-milliseconds main 1000\nsentinel failover-timeout main 10000\n"
+        )
+        self.sentinel = start(str(config), "--sentinel")
+        self._wait(lambda: self.primary is self.nodes[0] and self._replicas() == 1, "the Sentinel sees no replica")
+
+    @property
+    def url(self) -> str:
+        return f"redis+sentinel://127.0.0.1:{self.sentinel.port}/main"
+
+    @property
+    def primary(self) -> RedisServer:
+        """Whom the Sentinel names."""
+        with self.sentinel.admin() as client:
+            port = client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", "main")[1]
+        return next(node for node in self.nodes if node.port == int(port))
+
+    def fail_over(self) -> None:
+        """Kill the primary while the replica is behind, wait for the new one, and bring the old one back."""
+        old = self.primary
+        new = next(node for node in self.nodes if node is not old)
+        new.signal(signal.SIGSTOP)  # what is acknowledged from here on is lost
+        time.sleep(0.3)
+        old.stop()
+        new.signal(signal.SIGCONT)
+        self._wait(lambda: self.primary is new and self._role(new) == "master", "there was no failover", 60)
+        old.start()
+        self._wait(lambda: self._role(old) == "slave" and self._linked(old), "the old one never followed", 60)
+
+    def _replicas(self) -> int:
+        with self.sentinel.admin() as client:
+            return int(client.info("sentinel")["master0"]["slaves"])
+
+    @staticmethod
+    def _role(node: RedisServer) -> str:
+        with node.admin() as client:
+            return str(client.info("replication")["role"])
+
+    @staticmethod
+    def _linked(node: RedisServer) -> bool:
+        with node.admin() as client:
+            return bool(client.info("replication").get("master_link_status") == "up")
+
+    @staticmethod
+    def _wait(holds: Callable[[], bool], complaint: str, seconds: float = 30) -> None:
+        deadline = time.monotonic() + seconds
+        while not holds():
+            assert time.monotonic() < deadline, complaint
+            time.sleep(0.05)

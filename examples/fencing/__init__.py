@@ -1,0 +1,1 @@
+"""A resource outside of Rookery that checks fencing tokens: accounts in SQLite."""
