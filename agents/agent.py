@@ -21,6 +21,7 @@ from typing import Any, ClassVar, TypeVar, cast, overload
 
 from rookery.agents.effects import HasId, TurnContext, address_of
 from rookery.agents.errors import OutsideTurn, SpawnRefused
+from rookery.agents.guard import guard as _guard
 from rookery.agents.steps import Call, Question
 from rookery.agents.steps import ask as _ask
 from rookery.agents.steps import step as _step
@@ -183,6 +184,17 @@ class Agent:
         """
         question = Question(address_of(target), encode(message), timeout, priority, headers or {})
         return _ask(self.__context, question, reply_type)
+
+    def guard(self, name: str, fence: int) -> None:
+        """Accept this token of the lock `name`, and from now on no smaller one: its holder has lost the lock.
+
+        Call it before reading or changing what the lock protects, in each turn that does. The highest token is kept in
+        this agent's state and commits with the turn; equal ones pass. Raises StaleFence (an asker gets AgentError with
+        the code "stale-fence"), ValueError for what is no token, and OutsideTurn.
+        """
+        if self.__context.sends is None:
+            raise OutsideTurn(self.id, "guard()")
+        _guard(self.__dict__, name, fence)
 
     def on_spawn(self, *args: Any, **kwargs: Any) -> Awaitable[None] | None:
         """Called once, in the turn that spawns the agent, with the arguments of spawn_agent; the default takes none."""

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from rookery.agents import guard
 from rookery.schemas.errors import InvalidAgent, PayloadError
 
 # What msgspec raises for a value it can't encode: an unknown class, an int beyond 64 bits, a lone surrogate, a cycle.
@@ -34,7 +35,7 @@ class StateSchema:
         self.fields = tuple(hints)
         fields = [(name, hint, _default(cls, name)) for name, hint in hints.items()]
         try:
-            self.struct = msgspec.defstruct(f"{cls.__name__}State", fields)
+            self.struct = msgspec.defstruct(f"{cls.__name__}State", [*fields, guard.FIELD])
             self._encode = msgspec.msgpack.Encoder().encode
             self._decode = msgspec.msgpack.Decoder(self.struct).decode
             self._values = _values_of(self.fields)
@@ -58,12 +59,16 @@ class StateSchema:
     def fill(self, attributes: dict[str, Any], data: bytes | None) -> None:
         """Set the declared attributes to the stored state, or to the defaults for None."""
         attributes.update(msgspec.structs.asdict(self.decode(data)))
+        if attributes[guard.ATTRIBUTE] is msgspec.UNSET:
+            del attributes[guard.ATTRIBUTE]
 
     def dump(self, agent: Any) -> bytes:
         """The declared attributes as bytes; raises PayloadError naming class and field."""
         attributes = agent.__dict__
         # Building a struct and encoding it takes half the time of building and encoding a dict.
         try:
+            if guard.ATTRIBUTE in attributes:
+                return self._encode(self.struct(*self._values(attributes), attributes[guard.ATTRIBUTE]))
             return self._encode(self.struct(*self._values(attributes)))
         except KeyError as error:
             raise PayloadError(
