@@ -191,7 +191,14 @@ def test_sentinel_fails_over_to_a_replica_that_is_behind(
     open_accounts(path)
     storm = Storm(app_id, broker, kit.url, path)
     try:
-        storm.rage({"freeze": storm.freeze_one, "failover": kit.fail_over, "freeze again": storm.freeze_one})
+        storm.rage(
+            {
+                "freeze": storm.freeze_one,
+                "failover": kit.fail_over,
+                "freeze again": storm.freeze_one,
+                "freeze once more": storm.freeze_one,
+            }
+        )
         assert judge(storm, path, capsys) == 0
     finally:
         storm.end()
