@@ -55,7 +55,7 @@ class Inside:
 
 
 def in_another_process(client: Any, work: Callable[[Any], Awaitable[None]]) -> threading.Thread:
-    """Run `work(client)` on a loop of its own; whoever joins the thread meanwhile stands still like a frozen process."""
+    """Run `work(client)` on a loop of its own; whoever joins the thread stands still, as if frozen."""
     given = client._rookery_locks.fence.given
     port = client.connection_pool.connection_kwargs["port"]
 
