@@ -60,6 +60,7 @@ WAITING: Final = ("rookery_waiting_messages", "Messages in mailboxes whose turn 
 BACKLOG: Final = ("rookery_backlog_messages", "Messages fetched and above the first one not committed", ["priority"])
 OWNED: Final = ("rookery_partitions", "Partitions that this worker owns, by what it does with them", ["phase"])
 UNSENT: Final = ("rookery_outbox_unsent_batches", "Committed batches whose messages are not all sent")
+STANDBY_LAG: Final = ("rookery_standby_lag", "Offsets by which the copy of a partition lags its journal", ["partition"])
 DEAD_LETTERS: Final = ("rookery_dead_letters", "Messages given up, by reason", ["reason"])
 # From statistics["retention_left"], by lane; a priority without a backlog has none.
 RETENTION: Final = (
@@ -94,6 +95,8 @@ COUNTERS: Final = (
     ("rookery_agent_pauses", "Times that an agent was paused", "failures.pauses"),
 )
 GAUGES: Final = (
+    ("rookery_recovery_offsets_left", "Offsets of journals that recoveries have still to read", "recovery.left"),
+    ("rookery_recovery_seconds_left", "Seconds until they have, at the present rate", "recovery.seconds_left"),
     ("rookery_ready_agents", "Entries of the run queue: agents with work, once per priority", "ready"),
     ("rookery_held_locks", "Locks and permits held", "locks.held"),
     ("rookery_waiting_locks", "Waiters for locks and permits", "locks.waiting"),
@@ -234,6 +237,11 @@ class Metrics:
             statistics.update(source())
         yield from _of_types(statistics.get("types", {}))
         yield from _of_partitions(statistics.get("partitions", {}))
+        lag = GaugeMetricFamily(STANDBY_LAG[0], STANDBY_LAG[1], labels=STANDBY_LAG[2])
+        for number, copy in statistics.get("standbys", {}).items():
+            if copy["lag"] is not None:
+                lag.add_metric([str(number)], copy["lag"])
+        yield lag
         dead_letters = CounterMetricFamily(DEAD_LETTERS[0], DEAD_LETTERS[1], labels=DEAD_LETTERS[2])
         for reason, count in sorted(statistics.get("dead_letters", {}).items()):
             dead_letters.add_metric([reason], count)

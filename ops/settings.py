@@ -152,6 +152,8 @@ class Settings(BaseSettings):
     # --- the ground --------------------------------------------------------------------------------------------
     ground_interval: float = Field(30.0, ge=1, le=HOUR, description="seconds between looks at the inboxes' logs")
 
+    standbys: int = Field(0, ge=0, le=9, description="workers that keep a warm copy of a partition others own")
+
     # --- waiting -----------------------------------------------------------------------------------------------
     spawn_wait: float = Field(10.0, ge=0, le=HOUR, description="seconds a message waits for its spawn")
     ask_timeout: float = Field(30.0, ge=0.01, le=30 * DAY, description="seconds an ask waits by default")

@@ -4,12 +4,23 @@ The engine decides (through `streams/core`) and never talks to a broker; a `Log`
 implementations stand behind this page: `streams/kafka` and `streams/memory.py`. Offsets always mean "next to read".
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from rookery.schemas.errors import LeaseLost
 
-__all__ = ["Append", "JournalRecord", "Lease", "LeaseLost", "Log", "NoSuchTopic", "Record", "ShipFailed"]
+__all__ = [
+    "Append",
+    "Followed",
+    "JournalRecord",
+    "Lease",
+    "LeaseLost",
+    "Log",
+    "NoSuchTopic",
+    "OutsideJournal",
+    "Record",
+    "ShipFailed",
+]
 
 # One record to append: key and value; a value of None is a tombstone.
 Append = tuple[bytes, bytes | None]
@@ -21,6 +32,14 @@ class ShipFailed(Exception):
 
 class NoSuchTopic(Exception):
     """A topic, named in the text, does not exist; a reply topic's client has gone."""
+
+
+class OutsideJournal(Exception):
+    """The position in a journal partition is not in the log, which begins at `start`."""
+
+    def __init__(self, partition: int, position: int, start: int) -> None:
+        self.partition, self.position, self.start = partition, position, start
+        super().__init__(f"journal partition {partition} has no offset {position}, it begins at {start}")
 
 
 class Record(Protocol):
@@ -47,6 +66,15 @@ class JournalRecord(NamedTuple):
     key: bytes
     value: bytes | None
     lease: int | None
+
+
+class Followed(NamedTuple):
+    """What a journal partition that is followed brought: its next records, the position after them, and its end."""
+
+    partition: int
+    records: Sequence[JournalRecord]
+    position: int
+    end: int
 
 
 class Lease(Protocol):
@@ -79,6 +107,13 @@ class Log(Protocol):
 
     def read_journal(self, partition: int, start: int, stop: int) -> AsyncIterator[Sequence[JournalRecord]]:
         """Yield batches of what compaction left in [start, stop), in offset order, ending once `stop` is reached."""
+        ...
+
+    def follow_journals(self, offsets: Mapping[int, int]) -> AsyncGenerator[Followed]:
+        """Follow journal partitions from these offsets on, for ever: each item moves one position or end.
+
+        Raises OutsideJournal, or what a read raises.
+        """
         ...
 
     async def inbox_bounds(self, partition: int) -> Sequence[tuple[int, int]]:

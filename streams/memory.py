@@ -5,19 +5,21 @@ One `MemoryLog` plays the cluster; each worker gets a `MemoryWorker` of its own,
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import NamedTuple
 
 from rookery.schemas.errors import LeaseLost
 from rookery.streams.core.mailbox import LANES
 from rookery.streams.core.routing import Topics
 from rookery.streams.engine.engine import Engine
-from rookery.streams.log import Append, JournalRecord, Lease
+from rookery.streams.log import Append, Followed, JournalRecord, Lease, OutsideJournal
 
 # Virtual seconds between a request and its answer; lets turns gather into batches as a broker's round trip does.
 LATENCY_SECONDS = 0.001
 # Records handed over at once, like a consumer's max.poll.records.
 FETCH_RECORDS_MAX = 500
+# Virtual seconds between looks at the journals that are followed.
+FOLLOW_SECONDS = 0.05
 
 
 class MemoryRecord(NamedTuple):
@@ -147,6 +149,21 @@ class MemoryPort:
         await asyncio.sleep(LATENCY_SECONDS)
         yield self.log.journals[partition][start:stop]
 
+    async def follow_journals(self, offsets: Mapping[int, int]) -> AsyncGenerator[Followed]:
+        """See `Log.follow_journals`."""
+        positions = dict(offsets)
+        told = dict.fromkeys(offsets, -1)
+        while True:
+            for number, position in positions.items():
+                records = self.log.journals[number][position : position + FETCH_RECORDS_MAX]
+                end = len(self.log.journals[number])
+                if position > end:
+                    raise OutsideJournal(number, position, 0)
+                if records or told[number] != end:
+                    positions[number], told[number] = position + len(records), end
+                    yield Followed(number, records, positions[number], end)
+            await asyncio.sleep(FOLLOW_SECONDS)
+
     async def inbox_bounds(self, partition: int) -> Sequence[tuple[int, int]]:
         """See `Log.inbox_bounds`."""
         await asyncio.sleep(LATENCY_SECONDS)
@@ -207,13 +224,13 @@ class MemoryWorker:
         self.port.log.watch(self.port.changed)
         self._task = asyncio.create_task(self._fetch(), name="memory-fetch")
 
-    async def assign(self, partitions: set[int]) -> None:
-        """Give this worker exactly these partitions."""
+    async def assign(self, partitions: set[int], standbys: set[int] | None = None) -> None:
+        """Give this worker exactly these partitions, and copies of others."""
         self._generation += 1
         for partition, lane in list(self.port.positions):
             if partition not in partitions:
                 del self.port.positions[partition, lane]
-        await self.engine.assigned(partitions, self._generation)
+        await self.engine.assigned(partitions, self._generation, standbys or set())
 
     @property
     def is_quiet(self) -> bool:

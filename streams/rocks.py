@@ -79,11 +79,8 @@ class RocksStores:
         """Stores opened, put aside as damaged, removed as too old."""
         return dict(self._counts)
 
-    def open(self, number: int, broken: Callable[[Exception], None]) -> "RocksStore":
-        """The store of a journal partition as it was left, empty if it was not fit for use.
-
-        `broken` is called when it fails later: it is of no use from there on. Raises StoreFailed.
-        """
+    def open(self, number: int) -> "RocksStore":
+        """The store of a journal partition as it was left, empty if it was not fit for use. Raises StoreFailed."""
         if (last := self._open.get(number)) is not None:
             last.close()  # its user was cancelled and has not ended yet
         home = json.dumps({**self._home, "partition": number, "format": FORMAT}, sort_keys=True).encode()
@@ -91,10 +88,10 @@ class RocksStores:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             try:
-                store = RocksStore(self, number, home, broken)
+                store = RocksStore(self, number, home)
             except StoreDamaged as error:
                 self.put_aside(number, error)
-                store = RocksStore(self, number, home, broken)
+                store = RocksStore(self, number, home)
         except OSError as error:
             raise StoreFailed(str(self.folder), str(error)) from error
         self._open[number] = store
@@ -150,11 +147,11 @@ class RocksStores:
 class RocksStore:
     """A store on disk, see `Store`; made by `RocksStores.open`."""
 
-    def __init__(self, stores: RocksStores, number: int, home: bytes, broken: Callable[[Exception], None]) -> None:
+    def __init__(self, stores: RocksStores, number: int, home: bytes) -> None:
         self.number = number
         self._stores = stores
         self._home = home
-        self._broken = broken
+        self.broken: Callable[[Exception], None] = lambda error: None
         self._path = stores.path(number)
         self._damage: StoreDamaged | None = None
         self._is_closed = False
@@ -302,7 +299,7 @@ class RocksStore:
         if not self._is_closed:
             if isinstance(explained, StoreDamaged) and self._damage is None:
                 self._damage = explained
-            self._broken(explained)
+            self.broken(explained)
         return explained
 
     def _explained(self, error: Exception) -> StoreDamaged | StoreFailed:

@@ -32,17 +32,29 @@ class JournalFold:
 
     def __init__(self, store: Store | None = None) -> None:
         self.store: Store = MemoryStore() if store is None else store
+        self._stand()
+
+    def _stand(self) -> None:
         self.offset, self.highest, stale = self.store.mark  # offset is next to fold
         self.stale = set(stale)
-        self.ignored_count = 0
+        self.start = self.offset
+        self.stop: int | None = None  # where folding is to end, once that is known
+        self.read_count = self.ignored_count = 0
 
-    def apply(self, records: Sequence[JournalRecord], position: int | None = None) -> None:
+    def wipe(self) -> None:
+        """Begin anew: the store does not fit the journal."""
+        self.store.wipe()
+        self._stand()
+
+    def apply(self, records: Sequence[JournalRecord], position: int | None = None, *, at_end: bool = False) -> None:
         """Fold the next records; those below `offset` came again and are skipped.
 
-        `position` is next to read after them, where compaction removed what was last.
+        `position` is next to read after them, where compaction removed what was last; `at_end` says that the journal
+        holds nothing more at this time.
         """
         if records and records[0].offset < self.offset:
             records = [record for record in records if record.offset >= self.offset]
+        self.read_count += len(records)
         changes: dict[bytes, bytes | None] = {}
         stale, highest = self.stale, self.highest
         for offset, key, value, lease in records:
@@ -60,7 +72,7 @@ class JournalFold:
             self.offset = records[-1].offset + 1
         if position is not None:
             self.offset = max(self.offset, position)
-        self.store.apply(changes, self._mark())
+        self.store.apply(changes, self._mark(), at_end=at_end)
 
     def _mark(self) -> Mark:
         return Mark(self.offset, self.highest, frozenset(self.stale))

@@ -23,6 +23,9 @@ class Mark(NamedTuple):
 class Store(Protocol):
     """Agents and cells by key, and what lies beside them. Reads are synchronous and see every earlier `apply`."""
 
+    broken: Callable[[Exception], None]
+    """Set by its user: called when the store fails, which is of no use from there on."""
+
     @property
     def mark(self) -> Mark:
         """Where it stands."""
@@ -67,19 +70,19 @@ class Store(Protocol):
         ...
 
 
-# Gives the store behind a journal partition, as it was left; the callback is called when it fails later, and is of no
-# use from there on.
-OpenStore = Callable[[int, Callable[[Exception], None]], Store]
+# Gives the store behind a journal partition, as it was left.
+OpenStore = Callable[[int], Store]
 
 
 class MemoryStore(dict[bytes, bytes]):
     """A store in memory: a dict of agents and cells, so that the hot path reads a dict."""
 
-    __slots__ = ("_control", "mark")
+    __slots__ = ("_control", "broken", "mark")
 
     def __init__(self, values: Mapping[bytes, bytes] | None = None) -> None:
         super().__init__(values or {})
         self.mark = Mark()
+        self.broken: Callable[[Exception], None] = _never
         self._control: dict[bytes, bytes] | None = {}
 
     def apply(self, changes: Mapping[bytes, bytes | None], mark: Mark, *, at_end: bool = False) -> None:
@@ -120,6 +123,10 @@ class MemoryStore(dict[bytes, bytes]):
         self.mark, self._control = Mark(), {}
 
 
-def in_memory(number: int, broken: Callable[[Exception], None]) -> Store:
+def _never(error: Exception) -> None:
+    """A dict does not fail."""
+
+
+def in_memory(number: int) -> Store:
     """An empty store in memory: an `OpenStore`."""
     return MemoryStore()

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from rookery.agents.types import AgentType, Registry
@@ -29,6 +29,7 @@ from rookery.streams.engine.inbound import Inbound
 from rookery.streams.engine.ownership import Ownership
 from rookery.streams.engine.pool import Pool
 from rookery.streams.engine.shipping import Shipper
+from rookery.streams.engine.standby import Standbys
 from rookery.streams.engine.steps import Host
 from rookery.streams.engine.turns import TurnRunner
 from rookery.streams.log import Log, Record
@@ -39,6 +40,8 @@ log = logging.getLogger(__name__)
 TICK_SECONDS = 0.5
 # While there is ready work, finished turns are gathered at most this long before they are committed, in seconds.
 GATHER_SECONDS = 0.01
+# A recovery that takes long says how far it is this often, in seconds.
+RECOVERY_TOLD_SECONDS = 5.0
 # How often a drain looks whether it is done, in seconds.
 DRAIN_POLL_SECONDS = 0.02
 
@@ -128,9 +131,11 @@ class Engine:
         )
         self._worker = worker
         self.open_store = open_store
+        self.standbys = Standbys(port, open_store)
         self._flushed_at = 0.0
         self._ticker: asyncio.Task[None] | None = None
         self._watcher: asyncio.Task[None] | None = None
+        self._follower: asyncio.Task[None] | None = None
         self._passivation: asyncio.Task[None] | None = None
         self._draining = False
         self.commit_age_sum = 0.0  # seconds, over batches: from building to the ack
@@ -149,14 +154,16 @@ class Engine:
         """Start housekeeping."""
         self._ticker = asyncio.create_task(self._tick(), name="rookery-ticker")
         self._watcher = asyncio.create_task(self.ground.watch(), name="rookery-ground")
-        for task in (self._ticker, self._watcher):
+        self._follower = asyncio.create_task(self.standbys.follow(), name="rookery-standbys")
+        for task in (self._ticker, self._watcher, self._follower):
             task.add_done_callback(self.watch)
 
     def revoking(self) -> None:
         """A rebalance begins: fetching stops by itself; turns and appends go on, the log arbitrates."""
 
-    async def assigned(self, partitions: set[int], generation: int) -> None:
-        """This worker owns exactly `partitions` from now on; kept ones go on, lost ones are dropped.
+    async def assigned(self, partitions: set[int], generation: int, standbys: Collection[int] = ()) -> None:
+        """This worker owns exactly `partitions` from now on; kept ones go on, lost ones are dropped. It keeps copies of
+        the partitions `standbys`, which others own, and goes on from the copies of those that are its own now.
 
         Returns once every partition is either proved to be kept or being recovered.
         """
@@ -168,10 +175,11 @@ class Engine:
         for number in sorted(partitions):
             ownership = self._owned.get(number)
             if ownership is None:
-                self._owned[number] = Ownership(self, number, generation, self._worker)
+                self._owned[number] = Ownership(self, number, generation, self._worker, self.standbys.take(number))
                 self._owned[number].recover()
             else:
                 checks.append(ownership.verify(generation))
+        self.standbys.assigned(set(standbys) - partitions)
         await asyncio.gather(*checks)
 
     def fetched(self, partition: int, lane: int, records: Sequence[Record]) -> None:
@@ -201,12 +209,15 @@ class Engine:
     async def stop(self) -> None:
         """Stop at once: running handlers are cancelled, what is not committed never happened."""
         self._turns.stopping = True
-        for task in (self._ticker, self._watcher, self._passivation):
+        for task in (self._ticker, self._watcher, self._follower, self._passivation):
             if task is not None:
                 task.cancel()
         for ownership in self._owned.values():
             ownership.drop("stopped")
         self._owned.clear()
+        self.standbys.close()
+        if self._follower is not None:
+            await asyncio.gather(self._follower, return_exceptions=True)
         await self._pool.close(timeout=5.0)
         await self.shipper.close()
 
@@ -253,6 +264,7 @@ class Engine:
     # -- housekeeping -------------------------------------------------------------------------------------------------
 
     async def _tick(self) -> None:
+        told_at = float("-inf")
         while True:
             await asyncio.sleep(TICK_SECONDS)
             now = self._loop.time()
@@ -262,6 +274,12 @@ class Engine:
             self.flush(progress_due=True)
             for ownership in list(self._owned.values()):
                 ownership.renew_if_due(now)
+            if now - told_at >= RECOVERY_TOLD_SECONDS and (recovery := self._recovery())["partitions"]:
+                told_at = now
+                log.info(
+                    "recovering %(partitions)d partitions: %(left)d offsets left, %(rate).0f/s, %(seconds_left).1f s",
+                    recovery,
+                )
             if self._passivation is None or self._passivation.done():
                 # Hooks are users' code and may take their time; nothing above may wait for them.
                 self._passivation = asyncio.create_task(self._passivate(now), name="rookery-passivate")
@@ -335,6 +353,12 @@ class Engine:
         """Whether everything that was fetched is handled, committed and sent, and all partitions are recovered."""
         return self.is_settled and all(ownership.is_quiet for ownership in self._owned.values())
 
+    def _recovery(self) -> dict[str, float]:
+        """What is left of the recoveries that run: partitions, offsets, offsets per second and seconds."""
+        running = [ownership.statistics() for ownership in self._owned.values() if ownership.partition is None]
+        left, rate = (sum(part.get(name, 0) for part in running) for name in ("left", "rate"))
+        return {"partitions": len(running), "left": left, "rate": rate, "seconds_left": left / rate if rate else 0.0}
+
     def statistics(self) -> dict[str, Any]:
         """Counts and bounds, by part."""
         return {
@@ -344,6 +368,8 @@ class Engine:
                 (m for o in self._owned.values() if o.partition is not None for m in o.partition.mailboxes.values()),
                 self.registry.names(),
             ),
+            "standbys": self.standbys.statistics(),
+            "recovery": self._recovery(),
             "partitions": {number: ownership.statistics() for number, ownership in sorted(self._owned.items())},
             "pool": self._pool.statistics(),
             "ready": len(self.queue),

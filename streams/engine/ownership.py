@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import functools
 import logging
 from typing import TYPE_CHECKING, Any
 
 from rookery.schemas.errors import JournalError, LeaseLost, StoreDamaged, StoreFailed, WrongPosition, WrongTopic
 from rookery.schemas.journal import Claim
+from rookery.streams.core.fold import JournalFold
 from rookery.streams.core.partition import CommitBatch, NotContiguous, Partition
+from rookery.streams.core.store import Store
 from rookery.streams.engine.recovery import Owned, recover
 from rookery.streams.log import Lease
 
@@ -47,7 +48,8 @@ class Phase(enum.Enum):
 class Ownership:
     """The life of one assigned partition; `partition` is set while it is running."""
 
-    def __init__(self, engine: Engine, number: int, generation: int, worker: str) -> None:
+    def __init__(self, engine: Engine, number: int, generation: int, worker: str, copy: Store | None = None) -> None:
+        """`copy` is the store of a standby that is promoted."""
         self.number = number
         self.phase = Phase.RECOVERING
         self.partition: Partition | None = None
@@ -60,6 +62,9 @@ class Ownership:
         self._task: asyncio.Task[None] | None = None  # recovery or confirmation
         self._append: asyncio.Task[None] | None = None  # the batch in flight
         self._verifying = False
+        self._copy = copy
+        self._fold: JournalFold | None = None  # of the recovery that runs, since when
+        self._fold_at = 0.0
         self._failures = 0  # leases lost and recoveries failed since the last acknowledged batch
 
     @property
@@ -85,7 +90,7 @@ class Ownership:
         """Phase and sizes."""
         partition = self.partition
         if partition is None:
-            return {"phase": self.phase.value}
+            return {"phase": self.phase.value, **self._progress()}
         return {
             "phase": self.phase.value,
             "agents": len(partition.store),
@@ -95,6 +100,16 @@ class Ownership:
             "finished": len(partition.finished),
             "unsent_slots": partition.outbox.next_slot - 1 - partition.outbox.sent_through,
         }
+
+    def _progress(self) -> dict[str, float]:
+        """Of the recovery that runs: offsets left, offsets per second and seconds left, 0 until something is read."""
+        fold = self._fold
+        if fold is None or fold.stop is None:
+            return {}
+        seconds = asyncio.get_running_loop().time() - self._fold_at
+        rate = (fold.offset - fold.start) / seconds if seconds > 0 else 0.0
+        left = fold.stop - fold.offset
+        return {"left": left, "rate": rate, "seconds_left": left / rate if rate else 0.0}
 
     # -- phases -------------------------------------------------------------------------------------------------------
 
@@ -123,15 +138,17 @@ class Ownership:
                     while not await engine.port.confirm_assignment(self.number):  # noqa: ASYNC110 - asks the group
                         await asyncio.sleep(CONFIRM_AGAIN)
                 self.phase = Phase.RECOVERING
-                store = functools.partial(engine.open_store, self.number, self._broken)
-                owned = await recover(engine.port, self.number, limits, claim, engine.router.topics.inboxes, store)
+                inboxes = engine.router.topics.inboxes
+                owned = await recover(engine.port, self.number, limits, claim, inboxes, self._open_fold)
             except Exception as error:
                 self._failures += 1
+                self._fold = None
                 log.warning("recovery of partition %d failed (%d): %s", self.number, self._failures, error)
                 if self._failures >= ATTEMPTS_MAX or isinstance(error, HOPELESS):
                     raise
                 confirmed = False
                 await asyncio.sleep(min(RETRY_FIRST * 2**self._failures, RETRY_MAX))
+        self._fold = None
         self.partition, self._lease = owned.partition, owned.lease
         self._claimed_at = self._written_at = asyncio.get_running_loop().time()
         self.phase = Phase.RUNNING
@@ -177,6 +194,15 @@ class Ownership:
         self._failures += 1
         self._start(confirmed=False)
 
+    def _open_fold(self) -> JournalFold:
+        """Where the copy of a standby stands, once, else what is left of the store."""
+        store, self._copy = self._copy, None
+        if store is None:
+            store = self._engine.open_store(self.number)
+        store.broken = self._broken
+        self._fold, self._fold_at = JournalFold(store), asyncio.get_running_loop().time()
+        return self._fold
+
     def _broken(self, error: Exception) -> None:
         """The store failed."""
         self.lost(str(error))
@@ -198,7 +224,10 @@ class Ownership:
                     mailbox.runner.cancel()
             self.partition.store.close()
             self.partition = None
-        self._lease = None
+        if self._copy is not None:
+            self._copy.close()
+            self._copy = None
+        self._lease = self._fold = None
 
     def renew_if_due(self, now: float) -> None:
         """Acquire anew at least daily: producer ids expire and epochs are short. Waits for a moment without turns, up

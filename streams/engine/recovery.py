@@ -20,7 +20,6 @@ from rookery.schemas.journal import CLAIM, Claim, encode_claim
 from rookery.streams.core.fold import JournalFold, Recovered
 from rookery.streams.core.outbox import Destination, Group
 from rookery.streams.core.partition import Limits, Partition
-from rookery.streams.core.store import Store
 from rookery.streams.engine.inbound import EnvelopeReader
 from rookery.streams.log import Lease, Log
 
@@ -48,42 +47,45 @@ async def recover(
     limits: Limits,
     claim: Claim,
     inboxes: Sequence[str],
-    open_store: Callable[[], Store],
+    open_fold: Callable[[], JournalFold],
     afresh: bool = False,
 ) -> Owned:
     """Claim a journal partition and rebuild its state; with `afresh`, void what does not fit the inboxes.
 
-    Raises LeaseLost, JournalError, WrongPosition, or what log and store raise.
+    `open_fold` gives a fold that stands where the local store does. Raises LeaseLost, JournalError, WrongPosition, or
+    what log and store raise.
     """
     started = time.perf_counter()
     lease = await port.acquire(number)
     base = await lease.append([(CLAIM, encode_claim(claim))], None)
-    store = open_store()
+    fold = open_fold()
     try:
-        recovered = await _fold(port, number, store, base)
+        recovered = await _fold(port, number, fold, base)
         partition = await _rebuild(port, number, limits, recovered, claim.partitions, inboxes, afresh)
     except BaseException:
-        store.close()
+        fold.store.close()
         raise
     unsent = [released for slot in recovered.unsent for released in partition.release(slot.number, slot.messages)]
     log.info(
-        "recovered partition %d: %d agents and cells, %d unsent slots, %d stale records ignored, in %.3f s",
+        "recovered partition %d: %d agents and cells, %d unsent slots, %d stale records ignored, in %.3f s; "
+        "read %d records from offset %d on",
         number,
         len(recovered.store),
         len(recovered.unsent),
         recovered.ignored_count,
         time.perf_counter() - started,
+        fold.read_count,
+        fold.start,
     )
     return Owned(partition, lease, unsent)
 
 
-async def _fold(port: Log, number: int, store: Store, base: int) -> Recovered:
+async def _fold(port: Log, number: int, fold: JournalFold, base: int) -> Recovered:
     """Fold what the store does not hold yet, up to the own claim at `base`."""
-    fold = JournalFold(store)
     if fold.offset and not await port.journal_start(number) <= fold.offset <= base:
         log.warning("the store of partition %d stands at %d, outside of the journal: wiped", number, fold.offset)
-        store.wipe()
-        fold = JournalFold(store)
+        fold.wipe()
+    fold.stop = base + 1
     async for records in port.read_journal(number, fold.offset, base + 1):
         fold.apply(records)
     return fold.recovered(base)

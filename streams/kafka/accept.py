@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rookery.schemas.errors import ConfigurationError
 from rookery.schemas.journal import Claim
-from rookery.streams.core.store import MemoryStore
+from rookery.streams.core.fold import JournalFold
 from rookery.streams.engine.engine import limits_of
 from rookery.streams.engine.recovery import recover
 from rookery.streams.kafka import registration, topics
@@ -36,7 +36,7 @@ async def accept(app: App) -> str:
             if not await log.journal_end(number):
                 continue
             claim = Claim(generation=0, worker=f"{app.worker_name} accepts", partitions=settings.partitions)
-            owned = await recover(log, number, limits, claim, inboxes, MemoryStore, afresh=True)
+            owned = await recover(log, number, limits, claim, inboxes, JournalFold, afresh=True)
             await owned.rewrite()
             mended += 1
     finally:

@@ -64,7 +64,7 @@ def presets(settings: Settings) -> dict[str, Any]:
         "topic_allow_declare": False,
         "topic_disable_leader": True,
         "reply_create_topic": False,
-        "table_standby_replicas": 0,
+        "table_standby_replicas": settings.standbys,
         "store": "memory://",
         "datadir": Path(settings.data_dir),
         "key_serializer": "raw",

@@ -9,7 +9,8 @@ then. A repeat can follow such a failure; receivers drop it by its source's sequ
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any, Protocol
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -31,7 +32,7 @@ from rookery.streams.kafka.batches import (
 from rookery.streams.kafka.fencetest import check_fence
 from rookery.streams.kafka.reader import Readers, ReadFailed, stop_consumer
 from rookery.streams.kafka.topicids import topic_ids
-from rookery.streams.log import JournalRecord, Lease, NoSuchTopic, ShipFailed
+from rookery.streams.log import Followed, JournalRecord, Lease, NoSuchTopic, ShipFailed
 
 # Longer than a leader takes to move in a rolling restart, so that this costs no recovery; seconds.
 APPEND_TIMEOUT = 20.0
@@ -162,7 +163,13 @@ class KafkaLog:
     async def read_journal(self, partition: int, start: int, stop: int) -> AsyncIterator[Sequence[JournalRecord]]:
         """See `Log.read_journal`; raises ReadFailed when there is no progress within the bound."""
         async for records in self._readers.read(self._topics.journal, partition, start, stop):
-            yield [JournalRecord(r.offset, r.key, r.value, _lease_number(r)) for r in records]
+            yield _journal_records(records)
+
+    async def follow_journals(self, offsets: Mapping[int, int]) -> AsyncGenerator[Followed]:
+        """See `Log.follow_journals`; raises ReadFailed when the brokers don't answer."""
+        async with aclosing(self._readers.follow(self._topics.journal, offsets)) as following:
+            async for partition, records, position, end in following:
+                yield Followed(partition, _journal_records(records), position, end)
 
     # --- inboxes ------------------------------------------------------------------------------------------------------
 
@@ -290,6 +297,10 @@ def _running(client: Any) -> Any:
 def _known(client: Any, topic: str, partition: int) -> bool:
     # A topic that is not in the client's set is in its metadata only until the next refresh.
     return topic in client._topics and partition in (client.cluster.partitions_for_topic(topic) or ())
+
+
+def _journal_records(records: Sequence[ConsumerRecord]) -> list[JournalRecord]:
+    return [JournalRecord(r.offset, r.key, r.value, _lease_number(r)) for r in records]
 
 
 def _lease_number(record: ConsumerRecord) -> int | None:

@@ -13,6 +13,7 @@ from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 from aiokafka.structs import ConsumerRecord
 
 from rookery.schemas.errors import RookeryError
+from rookery.streams.log import OutsideJournal
 
 # One partition's share of a fetch: recovery is bound by throughput, and only READERS_MAX stretches are read at a time.
 FETCH_BYTES = 4 * 1024 * 1024
@@ -70,6 +71,36 @@ class Readers:
                     self._idle.append(consumer)
                 else:
                     await stop_consumer(consumer, self._patience)
+
+    async def follow(
+        self, topic: str, offsets: Mapping[int, int]
+    ) -> AsyncGenerator[tuple[int, Sequence[ConsumerRecord], int, int]]:
+        """Follow partitions for ever, with a consumer of its own: yield partition, records, position and end.
+
+        Raises OutsideJournal, ReadFailed.
+        """
+        tps = [TopicPartition(topic, partition) for partition in offsets]
+        told: dict[TopicPartition, tuple[int, int]] = {}
+        consumer = await self._open()
+        try:
+            consumer.assign(tps)
+            for tp in tps:
+                consumer.seek(tp, offsets[tp.partition])
+            while True:
+                fetched = await consumer.getmany(timeout_ms=int(POLL * 1000), max_records=RECORDS_MAX)
+                for tp in tps:
+                    position, end = await consumer.position(tp), consumer.highwater(tp)
+                    if end is not None and told.get(tp) != (position, end):
+                        told[tp] = position, end
+                        yield tp.partition, fetched.get(tp, ()), position, end
+        except OffsetOutOfRangeError as error:
+            ((tp, position),) = list(error.args[0].items())[:1]
+            start = (await consumer.beginning_offsets([tp]))[tp]
+            raise OutsideJournal(tp.partition, position, start) from error
+        except KafkaError as error:
+            raise ReadFailed(topic, min(offsets), f"{type(error).__name__}: {error}") from error
+        finally:
+            await stop_consumer(consumer, self._patience)
 
     async def _open(self) -> AIOKafkaConsumer:
         consumer = AIOKafkaConsumer(

@@ -185,7 +185,9 @@ class Recovery(FaustRecovery):
             generation = self._generation_id
             inbox = app.topic_names.inboxes[0]
             mine = {tp.partition for tp in app.consumer.assignment() if tp.topic == inbox}
-            await app.engine.assigned(mine, generation)
+            journal = app.topic_names.journal
+            copies = {tp.partition for tp in app.assignor.assigned_standbys() if tp.topic == journal}
+            await app.engine.assigned(mine, generation, copies)
             if not self.signal_recovery_start.is_set():
                 # Faust ends the wait in there by exceptions when the worker stops or the next rebalance is over.
                 with contextlib.suppress(RebalanceAgain, ServiceStopped):

@@ -4,6 +4,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 import pytest
 import pytest_asyncio
@@ -15,7 +16,7 @@ from rookery.schemas.errors import LeaseLost, NotBound
 from rookery.streams.core.routing import Topics
 from rookery.streams.kafka.log import KafkaLog
 from rookery.streams.kafka.reader import ReadFailed
-from rookery.streams.log import Append, JournalRecord, NoSuchTopic, ShipFailed
+from rookery.streams.log import Append, JournalRecord, NoSuchTopic, OutsideJournal, ShipFailed
 
 pytestmark = [pytest.mark.kafka, pytest.mark.asyncio]
 
@@ -248,3 +249,31 @@ async def test_a_second_worker_takes_over(log: KafkaLog, broker: str, topics: To
         assert await log.journal_end(0) == 2
     finally:
         await other.stop()
+
+
+async def test_journals_are_followed_from_where_one_stands(log: KafkaLog) -> None:
+    leases = [await log.acquire(number) for number in range(2)]
+    for lease in leases:
+        await lease.append([(b"a", b"1"), (b"b", b"2"), (b"c", b"3")], 7)
+    found: dict[int, list[JournalRecord]] = {0: [], 1: []}
+    ends = {}
+    async with asyncio.timeout(60), aclosing(log.follow_journals({0: 0, 1: 2})) as following:
+        async for number, records, position, end in following:
+            found[number] += records
+            assert position <= end
+            ends[number] = position, end
+            if ends == {0: (3, 3), 1: (3, 3)}:
+                await leases[1].append([(b"d", None)], 7)
+            if ends.get(1) == (4, 4):
+                break
+    assert found[0] == [(0, b"a", b"1", 7), (1, b"b", b"2", 7), (2, b"c", b"3", 7)]
+    assert found[1] == [(2, b"c", b"3", 7), (3, b"d", None, 7)]
+
+
+async def test_following_from_beyond_the_end_is_an_error(log: KafkaLog) -> None:
+    lease = await log.acquire(0)
+    await lease.append([(b"a", b"1")], 7)
+    async with asyncio.timeout(60), aclosing(log.follow_journals({0: 5, 1: 0})) as following:
+        with pytest.raises(OutsideJournal) as raised:
+            _ = [followed async for followed in following]
+    assert (raised.value.partition, raised.value.position, raised.value.start) == (0, 5, 0)

@@ -149,14 +149,13 @@ def restart(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Store |
     if request.param == "memory":
         return lambda store: MemoryStore() if store is None else store
     stores, numbers = RocksStores(tmp_path, {}, 1.0, lambda: 0.0), itertools.count()
-    broken: list[Exception] = []
 
     def again(store: Store | None) -> Store:
         if store is None:
-            return stores.open(next(numbers), broken.append)
+            return stores.open(next(numbers))
         assert isinstance(store, RocksStore)
         store.close()
-        return stores.open(store.number, broken.append)
+        return stores.open(store.number)
 
     return again
 

@@ -6,7 +6,7 @@ import asyncio
 import functools
 import itertools
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Self
 
 from rookery.agents import Agent
@@ -19,7 +19,7 @@ from rookery.schemas.envelope import Priority, encode_body, seal
 from rookery.streams.core.routing import Topics
 from rookery.streams.core.store import OpenStore, in_memory
 from rookery.streams.engine.engine import Engine
-from rookery.streams.log import ShipFailed
+from rookery.streams.log import JournalRecord, ShipFailed
 from rookery.streams.memory import LATENCY_SECONDS, MemoryLog, MemoryPort, MemoryWorker
 from rookery.testing import run
 
@@ -102,6 +102,18 @@ class FaultyPort(MemoryPort):
             raise ShipFailed("the answer got lost")
 
 
+class CountingPort(FaultyPort):
+    """Counts the records that recovery reads."""
+
+    read_count = 0
+
+    async def read_journal(self, partition: int, start: int, stop: int) -> AsyncIterator[Sequence[JournalRecord]]:
+        """See `Log.read_journal`."""
+        async for records in super().read_journal(partition, start, stop):
+            self.read_count += len(records)
+            yield records
+
+
 class Cluster:
     """Several workers and their group. Use as an async context manager; partitions are dealt in turn at the start."""
 
@@ -120,7 +132,7 @@ class Cluster:
             self.registry.add(cls)
         self.log = MemoryLog(Topics("cluster"), partitions)
         self.owners = [number % workers for number in range(partitions)]
-        self.ports: list[FaultyPort] = []
+        self.ports: list[CountingPort] = []
         self.workers: list[MemoryWorker] = []
         self.dead: set[int] = set()
         for index in range(workers):
@@ -128,7 +140,7 @@ class Cluster:
 
     def add_worker(self, open_store: OpenStore = in_memory) -> int:
         """One more worker, which owns nothing yet; returns its index."""
-        index, port = len(self.workers), FaultyPort(self.log)
+        index, port = len(self.workers), CountingPort(self.log)
         numbers = itertools.count()
         engine = Engine(
             self.settings,
@@ -163,13 +175,17 @@ class Cluster:
     def engine(self, index: int) -> Engine:
         return self.workers[index].engine
 
-    async def assign(self, owners: Sequence[int], *, untold: Sequence[int] = ()) -> None:
-        """Partition p belongs to worker owners[p] from now on; the `untold` ones don't learn it."""
+    async def assign(
+        self, owners: Sequence[int], *, untold: Sequence[int] = (), copies: Mapping[int, set[int]] | None = None
+    ) -> None:
+        """Partition p belongs to worker owners[p] from now on; the `untold` ones don't learn it. Worker i keeps
+        `copies[i]`."""
         self.owners = list(owners)
         for index, port in enumerate(self.ports):
             port.owned = {number for number, owner in enumerate(owners) if owner == index}
         told = [index for index in range(len(self.workers)) if index not in untold]
-        await asyncio.gather(*(self.workers[index].assign(self.ports[index].owned) for index in told))
+        copies = copies or {}
+        await asyncio.gather(*(self.workers[i].assign(self.ports[i].owned, copies.get(i, set())) for i in told))
 
     @property
     def is_quiet(self) -> bool:

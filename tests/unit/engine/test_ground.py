@@ -11,7 +11,7 @@ import pytest
 from rookery.agents import Agent, handler
 from rookery.schemas.errors import WrongPosition, WrongTopic
 from rookery.schemas.journal import Claim
-from rookery.streams.core.store import MemoryStore
+from rookery.streams.core.fold import JournalFold
 from rookery.streams.engine.recovery import recover
 from tests.unit.engine.harness import NOW_NS, Cluster, addresses, virtual
 
@@ -186,7 +186,7 @@ async def accept(cluster: Cluster, number: int) -> None:
     engine = cluster.engine(0)
     claim = Claim(generation=0, worker="operator", partitions=4)
     limits, inboxes = engine.inbound.limits, engine.router.topics.inboxes
-    owned = await recover(engine.port, number, limits, claim, inboxes, MemoryStore, afresh=True)
+    owned = await recover(engine.port, number, limits, claim, inboxes, JournalFold, afresh=True)
     await owned.rewrite()
 
 

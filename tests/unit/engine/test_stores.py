@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,8 @@ import pytest
 from rookery.agents import Agent, handler
 from rookery.schemas.errors import StoreFailed
 from rookery.streams.core.store import Mark
-from rookery.streams.log import JournalRecord
 from rookery.streams.rocks import RocksStore, RocksStores
-from tests.unit.engine.harness import Cluster, FaultyPort, virtual
+from tests.unit.engine.harness import Cluster, CountingPort, virtual
 from tests.unit.engine.test_ownership import Load, Node
 
 
@@ -38,18 +36,6 @@ class Sum(Agent):
         self.pad = msg.pad
 
 
-class CountingPort(FaultyPort):
-    """Counts the records that recovery reads."""
-
-    read_count = 0
-
-    async def read_journal(self, partition: int, start: int, stop: int) -> AsyncIterator[Sequence[JournalRecord]]:
-        """See `Log.read_journal`."""
-        async for records in super().read_journal(partition, start, stop):
-            self.read_count += len(records)
-            yield records
-
-
 def on_disk(folder: Path, count: int = 1) -> list[RocksStores]:
     """The stores of some workers."""
     return [RocksStores(folder / str(n), {"app": "cluster"}, 3600.0, lambda: 0.0) for n in range(count)]
@@ -60,13 +46,10 @@ async def restart(cluster: Cluster, stores: RocksStores) -> CountingPort:
     await cluster.workers[0].stop()
     index = cluster.add_worker(stores.open)
     cluster.ports, cluster.workers = cluster.ports[index:], cluster.workers[index:]
-    port = cluster.ports[0]
-    port.__class__ = CountingPort
-    assert isinstance(port, CountingPort)
     await cluster.workers[0].start()
     await cluster.assign(cluster.owners)
     await cluster.settle()
-    return port
+    return cluster.ports[0]
 
 
 def opened(cluster: Cluster, number: int) -> RocksStore:
@@ -194,8 +177,8 @@ async def test_a_store_that_can_not_be_used_ends_the_worker(tmp_path: Path) -> N
         store = opened(cluster, 0)
         store._db = Failing(store._db, "IO error: No space left on device")
 
-        def still_full(number: int, broken: Callable[[Exception], None]) -> RocksStore:
-            again = stores.open(number, broken)
+        def still_full(number: int) -> RocksStore:
+            again = stores.open(number)
             again._db = Failing(again._db, "IO error: No space left on device")
             return again
 

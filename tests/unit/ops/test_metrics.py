@@ -29,6 +29,8 @@ FULL: dict[str, Any] = {
     "rebalances": 5,
     "late_replies": 6,
     "lost_records": 11,
+    "standbys": {4: {"agents": 9, "lag": 14}, 5: {"agents": 9, "lag": None}},
+    "recovery": {"partitions": 1, "left": 150, "rate": 10.0, "seconds_left": 15.0},
     "stores": {"opened": 20, "damaged": 12, "too_old": 13},
     "retention_left": {1: 3600.0},
     "locks": {
@@ -281,6 +283,8 @@ def test_every_number_of_the_statistics_is_on_the_page(metrics: Metrics) -> None
         (("reason", "crc-mismatch"),): 1,
     }
     assert [plain(f"rookery_{name}_stores_total") for name in ("damaged", "outdated")] == [12, 13]
+    assert found["rookery_standby_lag"] == {(("partition", "4"),): 14}
+    assert (plain("rookery_recovery_offsets_left"), plain("rookery_recovery_seconds_left")) == (150, 15.0)
     assert found["rookery_partitions"] == {(("phase", "running"),): 2, (("phase", "recovering"),): 1}
     assert [found["rookery_backlog_messages"][("priority", name),] for name in page.PRIORITIES] == [11, 22, 33]
     assert found["rookery_live_agents"] == {(("agent_type", "Plane"),): 3}

@@ -42,7 +42,9 @@ class Disk:
         return self.stores
 
     def open(self, number: int = 0) -> RocksStore:
-        return self.stores.open(number, self.broken.append)
+        store = self.stores.open(number)
+        store.broken = self.broken.append
+        return store
 
     @property
     def aside(self) -> list[str]:
@@ -130,7 +132,7 @@ def test_a_killed_process_leaves_a_prefix(disk: Disk) -> None:
         from rookery.streams import rocks
         from rookery.streams.core.store import Mark
         rocks.BUFFER_BYTES = 200_000
-        store = rocks.RocksStores(Path(sys.argv[1]), {"app": "test", "partitions": 4}, 1e9, time.time).open(0, print)
+        store = rocks.RocksStores(Path(sys.argv[1]), {"app": "test", "partitions": 4}, 1e9, time.time).open(0)
         n = store.mark.offset
         print("open", flush=True)
         while True:
@@ -335,7 +337,7 @@ def test_a_store_in_use_by_another_process_is_left_alone(disk: Disk) -> None:
         from rookery.schemas.errors import StoreFailed
         from rookery.streams.rocks import RocksStores
         try:
-            RocksStores(Path(sys.argv[1]), {"app": "test", "partitions": 4}, 1e9, lambda: 1e6).open(0, print)
+            RocksStores(Path(sys.argv[1]), {"app": "test", "partitions": 4}, 1e9, lambda: 1e6).open(0)
         except StoreFailed as error:
             print(error)
     """)
