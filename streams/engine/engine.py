@@ -329,6 +329,7 @@ class Engine:
         """Something happened that this worker can't heal: the driver ends the process."""
         if not self.failed.done():
             self.failed.set_exception(error)
+            self.failed.exception()  # the driver may have ended before it looks
 
     def committed_state(self, address: str) -> tuple[AgentType, bytes | None]:
         """Type and last committed state of an agent that this worker owns. Raises NotOwned, UnknownAgentType."""
