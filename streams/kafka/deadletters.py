@@ -195,9 +195,9 @@ class DeadLetterBox:
 
     async def __aenter__(self) -> Self:
         """Connect and look where the partitions end now; raises WrongTopic when there is no dead-letter topic."""
-        async with security.explained(self._client_kwargs):
-            await self._lookup.start()
         try:
+            async with security.explained(self._client_kwargs):
+                await self._lookup.start()
             self._mark_bounds = await self._bounds(self.topics.replayed)
             self.bounds = await self._bounds(self.topics.deadletter)
         finally:

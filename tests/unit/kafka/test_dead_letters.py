@@ -2,15 +2,20 @@
 
 import json
 import time
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import click
 import pytest
 
+from rookery.ops.settings import Settings
 from rookery.schemas.deadletter import DeadLetter
 from rookery.schemas.envelope import encode_body, seal
+from rookery.streams.core.routing import Topics
 from rookery.streams.kafka.cli_dlq import PAYLOAD_MAX, Moment, Place, describe, readable, selection
 from rookery.streams.kafka.deadletters import Letter, Selection
+from rookery.streams.kafka.replay import How, Replayer
 
 NO_FILTER = {"reasons": (), "types": (), "agent_types": ()}
 
@@ -91,3 +96,26 @@ def test_a_letter_in_full_can_not_move_the_cursor() -> None:
 def test_any_payload_is_shown(data: bytes, shown: str) -> None:
     assert readable(data).startswith(shown)
     assert len(readable(data)) < PAYLOAD_MAX + 100
+
+
+def test_two_letters_about_one_record_are_sent_once_in_a_run_even_again() -> None:
+    """An outbox that could not hear its ack sends a letter twice."""
+    settings = Settings.load(app_id="shop")
+    body = encode_body("", "Order/1", b"{}", 0, 1, "x", "Pay", "application/json")
+    first = letter(value=seal(body), topic="shop.inbox.low", offset=7)
+    for again in (False, True):
+        replayer = Replayer(SimpleNamespace(topics=Topics("shop")), settings, {}, How(again=again))  # type: ignore[arg-type]
+        done: set[bytes] = set()
+        replayer._take(first, done)
+        replayer._take(replace(first, offset=first.offset + 1), done)
+        assert (len(replayer._chunk), replayer.tally.skipped) == (1, 1)
+
+
+def test_what_came_from_elsewhere_or_does_not_fit_is_refused() -> None:
+    settings = Settings.load(app_id="shop")
+    replayer = Replayer(SimpleNamespace(topics=Topics("shop")), settings, {}, How())  # type: ignore[arg-type]
+    replayer._take(letter(topic="other.inbox.low"), set())
+    large = encode_body("", "Order/1", b"x" * (settings.topic_bytes_max - 150), 0, 1, "x", "Pay", "application/json")
+    replayer._take(letter(value=seal(large), topic="shop.inbox.low", offset=1), set())
+    assert not replayer._chunk
+    assert [why.split()[0] for why in replayer.tally.refused] == ["came", "is"]
