@@ -19,7 +19,7 @@ from examples.flights.view import Progress, View
 from rookery import Client, RookeryError, Settings
 from rookery.ops.servers import HOME, ServersError
 from rookery.ops.servers.lifecycle import borrowed_broker
-from rookery.streams.kafka import topics
+from rookery.streams.kafka import security, topics
 
 LOGS = HOME / "logs"
 DIFFERENCES_MAX = 20
@@ -104,7 +104,7 @@ async def conduct(wanted: argparse.Namespace) -> int:
 
 async def _job(settings: Settings, runs: Runs, fleet: Fleet, limit: int | None) -> tuple[Verdict, float]:
     """Clean up after earlier runs, then do the job; returns its verdict, and the seconds it took."""
-    kafka = {"bootstrap_servers": settings.broker}
+    kafka = security.client_kwargs(settings)
     for earlier in runs.ended(settings.broker):
         await topics.remove(earlier, kafka)
         runs.forget(earlier)

@@ -16,6 +16,7 @@ from rookery.agents import AgentHandle
 from rookery.schemas.envelope import Priority
 from rookery.schemas.errors import RookeryError
 from rookery.streams.client import Client
+from rookery.streams.kafka import acls
 from rookery.streams.kafka import topics as admin
 from rookery.streams.kafka.accept import accept
 
@@ -61,14 +62,25 @@ class topics(Command):  # noqa: N801 - the name of the command
     """Show, create or check the topics of the application; a wrong one is explained with the command that mends it.
 
     `accept` puts this program and the topics as they are now in the place of what the application remembers; stop all
-    workers before.
+    workers before. `acls` prints what a Kafka with an authorizer has to allow, as commands or JSON, and asks no server.
     """
 
-    options = [argument("action", type=click.Choice(["show", "create", "check", "accept"]), default="show")]  # noqa: RUF012
+    options = [  # noqa: RUF012
+        argument("action", type=click.Choice(["show", "create", "check", "accept", "acls"]), default="show"),
+        option("--role", type=click.Choice(acls.ROLES), default="worker", help="whose rights `acls` prints"),
+        option("--principal", default="", help="to whom `acls` gives them; default: User:<broker_user, or the role>"),
+        option("--json", "as_json", is_flag=True, help="print `acls` as JSON"),
+    ]
 
-    async def run(self, action: str) -> None:
+    async def run(self, action: str, role: str, principal: str, as_json: bool) -> None:
         """Do what `action` says; exits with 1 when a topic is missing or wrong."""
         settings, kafka = self.rookery.settings, self.rookery.client_kwargs
+        if action == "acls":
+            wanted = acls.needed(settings.app_id, role)
+            principal = principal or f"User:{settings.broker_user or role}"
+            forms = [acl.form(principal) for acl in wanted]
+            self.say(json.dumps(forms, indent=2) if as_json else acls.commands(wanted, settings.broker, principal))
+            return
         if action == "accept":
             self.say(await accept(self.rookery))
             return
@@ -76,16 +88,16 @@ class topics(Command):  # noqa: N801 - the name of the command
             made = await admin.ensure(settings, kafka, make=action == "create")
             self.say(f"made {', '.join(made)}" if made else "all topics are as they have to be")
             return
-        wanted = admin.specs(settings)
+        specs = admin.specs(settings)
         async with admin.admin(kafka) as client:
-            found = await admin.inspect(client, wanted)
+            found = await admin.inspect(client, specs)
         rows = [
             [
                 spec.name,
                 str(spec.partitions),
                 "; ".join(map(str, admin.problems(spec, found[spec.name], settings.broker))),
             ]
-            for spec in wanted
+            for spec in specs
         ]
         self.say(self.tabulate(rows, headers=["topic", "partitions", "wrong"], title="Topics"))
 

@@ -8,21 +8,27 @@ are tombstones, which nobody reads and compaction removes.
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import InvalidProducerEpoch, ProducerFenced, TransactionalIdAuthorizationFailed
 
-from rookery.schemas.errors import ConfigurationError, NotFenced
+from rookery.schemas.errors import NotFenced
 from rookery.streams.kafka.batches import SequencedBatch, deliver, fetch_identity
+from rookery.streams.kafka.security import refused
 
 KEY = b"~fence-test"
 FENCED = (InvalidProducerEpoch, ProducerFenced)
 
 
+def reserved_id(app_id: str) -> str:
+    """The transactional id that only this check uses; with the prefix of the leases, so that it tries their rights."""
+    return f"{app_id}-journal-fence-test"
+
+
 async def check_fence(producer: AIOKafkaProducer, app_id: str, topic: str, broker: str, timeout: float) -> None:
     """Raise NotFenced unless the broker refuses the older of two leases; each step is bounded by `timeout` seconds.
 
-    Raises ConfigurationError when the broker does not let us use transactional ids, or another KafkaError. Another
+    Raises NotAuthorized when the broker does not let us use transactional ids, or another KafkaError. Another
     worker may do the same at the same time: being fenced by it is as good a proof.
     """
     await producer.client.add_topic(topic)
-    reserved = f"{app_id}-fence-test"
+    reserved = reserved_id(app_id)
     try:
         older = await fetch_identity(producer, reserved, timeout)
         for identity in (older, await fetch_identity(producer, reserved, timeout), older):
@@ -31,10 +37,6 @@ async def check_fence(producer: AIOKafkaProducer, app_id: str, topic: str, broke
             await deliver(producer, topic, 0, batch, timeout)
     except FENCED:
         return
-    except TransactionalIdAuthorizationFailed:
-        raise ConfigurationError(
-            f"the broker does not allow the transactional ids of {app_id}; mend it with: kafka-acls.sh "
-            f"--bootstrap-server {broker} --add --allow-principal User:<user> --operation Write --operation Describe "
-            f"--transactional-id {app_id}- --resource-pattern-type prefixed"
-        ) from None
+    except TransactionalIdAuthorizationFailed as error:
+        raise refused(error, f"{reserved} (WRITE)") from error
     raise NotFenced(broker)

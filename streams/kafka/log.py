@@ -74,7 +74,8 @@ class _DepartedClients(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether the record is worth a line."""
         args = record.args
-        return not (isinstance(args, tuple) and args and self._topics.is_replies(str(args[0])))
+        of_a_client = isinstance(args, tuple) and bool(args) and self._topics.is_replies(str(args[0]))
+        return not of_a_client or "not authorized" in str(record.msg)
 
 
 class KafkaLog:

@@ -25,7 +25,7 @@ from rookery.schemas.errors import ConfigurationError, NotBound
 from rookery.streams.client import Client
 from rookery.streams.core.store import in_memory
 from rookery.streams.engine.engine import Engine
-from rookery.streams.kafka import registration, selftest, topics
+from rookery.streams.kafka import acls, registration, selftest, topics
 from rookery.streams.kafka.log import KafkaLog
 from rookery.streams.rocks import RocksStores, stores_folder
 
@@ -94,12 +94,14 @@ class EngineService(Service):
     async def on_start(self) -> None:
         """Check the ground, make topics, connect.
 
-        Raises IncompatibleVersion, WrongTopic, OtherApplication, NotFenced, ConfigurationError.
+        Raises IncompatibleVersion, WrongTopic, OtherApplication, NotFenced, ConfigurationError, and what tells why a
+        broker refuses us: BrokerUnreachable, NotAuthenticated, NotAuthorized.
         """
         selftest.check()
         app, settings = self.app, self.app.settings
         if app.conf.web_enabled:
             refuse_open_web(settings, str(app.conf.web_bind))
+        await acls.check(settings.app_id, app.client_kwargs)
         made = await topics.ensure(settings, app.client_kwargs)
         if made:
             log.info("made topics: %s", ", ".join(made))

@@ -8,7 +8,12 @@ from collections.abc import Sequence
 from io import BytesIO
 from typing import Any
 
-from aiokafka.errors import IncompatibleBrokerVersion, UnknownTopicOrPartitionError, for_code
+from aiokafka.errors import (
+    IncompatibleBrokerVersion,
+    TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
 from aiokafka.protocol.abstract import AbstractType
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import Boolean, CompactArray, CompactString, Int16, Int32, Schema, TaggedFields
@@ -78,12 +83,13 @@ class _TopicIdsRequestStruct(RequestStruct):  # type: ignore[misc]
 class _TopicIdsRequest(Request[_TopicIdsRequestStruct]):  # type: ignore[misc]
     API_KEY = _METADATA
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], permissions: bool) -> None:
         self._names = names
+        self._permissions = permissions
 
     def build(self, request_struct_class: type[_TopicIdsRequestStruct]) -> _TopicIdsRequestStruct:
         asked: list[tuple[bytes, str, dict[int, bytes]]] = [(bytes(ID_BYTES), name, {}) for name in self._names]
-        return request_struct_class(asked, False, False, {})
+        return request_struct_class(asked, False, self._permissions, {})
 
 
 async def topic_ids(client: Any, names: Sequence[str]) -> list[tuple[bytes, int]]:
@@ -91,17 +97,33 @@ async def topic_ids(client: Any, names: Sequence[str]) -> list[tuple[bytes, int]
 
     Raises UnknownTopicOrPartitionError, IncompatibleVersion for brokers before Kafka 3.1, or another KafkaError.
     """
-    try:
-        response = await client.send(client.get_random_node(), _TopicIdsRequest(names))
-    except (IncompatibleBrokerVersion, NotImplementedError):
-        raise IncompatibleVersion(
-            "the Kafka broker", "one that does not tell topic ids", "Kafka 3.1 or newer"
-        ) from None
     found: dict[str, tuple[bytes, int]] = {}
-    for code, name, topic_id, _, partitions, _, _ in response.topics:
+    for code, name, topic_id, _, partitions, _, _ in await _ask(client, names):
         if code:
             raise for_code(code)(name)
         found[name] = topic_id, len(partitions)
     if missing := [name for name in names if name not in found]:
         raise UnknownTopicOrPartitionError(missing[0])
     return [found[name] for name in names]
+
+
+async def permitted(client: Any, names: Sequence[str]) -> dict[str, int]:
+    """What we may do with each topic that exists: bit n stands for Kafka's operation n. Raises as `topic_ids`."""
+    found: dict[str, int] = {}
+    for code, name, _, _, _, operations, _ in await _ask(client, names, permissions=True):
+        if code == TopicAuthorizationFailedError.errno:
+            found[name] = 0
+        elif not code:
+            found[name] = operations
+    return found
+
+
+async def _ask(client: Any, names: Sequence[str], *, permissions: bool = False) -> Sequence[Any]:
+    try:
+        response = await client.send(client.get_random_node(), _TopicIdsRequest(names, permissions))
+    except (IncompatibleBrokerVersion, NotImplementedError):
+        raise IncompatibleVersion(
+            "the Kafka broker", "one that does not tell topic ids", "Kafka 3.1 or newer"
+        ) from None
+    topics: Sequence[Any] = response.topics
+    return topics

@@ -1,8 +1,9 @@
 """An admin client of the real Kafka, and an application of its own for each test that asks."""
 
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
+import pytest
 import pytest_asyncio
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -10,6 +11,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from rookery.streams.core.routing import Topics
 from rookery.streams.kafka import topics as admin_topics
 from tests.cluster.crew import Sender
+from tests.cluster.secure_kafka import SecureKafka, secure_kafka
 
 PARTITIONS = 2
 
@@ -45,3 +47,10 @@ async def app_id(broker: str) -> AsyncIterator[str]:
 async def send(broker: str, app_id: str) -> AsyncIterator[Sender]:
     async with AIOKafkaProducer(bootstrap_servers=broker) as producer:
         yield Sender(producer, Topics(app_id))
+
+
+@pytest.fixture(scope="session")
+def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureKafka]:
+    """A Kafka of its own with TLS, passwords and an authorizer."""
+    with secure_kafka(tmp_path_factory.mktemp("secure")) as started:
+        yield started

@@ -7,7 +7,6 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +17,11 @@ from rookery.ops.settings import Settings
 from rookery.schemas.errors import BrokerUnreachable, NotAuthenticated
 from rookery.streams.kafka import security, topics
 from tests.certificates import Authority
-from tests.cluster.secure_kafka import PASSWORD, SecureKafka, secure_kafka
+from tests.cluster.secure_kafka import PASSWORD, SecureKafka
 from tests.cluster.small_app import Add, Total
 from tests.cluster.test_agents_on_kafka import ROOT, Worker
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
-
-
-@pytest.fixture(scope="module")
-def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureKafka]:
-    with secure_kafka(tmp_path_factory.mktemp("secure")) as started:
-        yield started
 
 
 @pytest.fixture(autouse=True)
@@ -42,17 +35,17 @@ def environ(settings: dict[str, Any]) -> dict[str, str]:
     return {f"ROOKERY_{name.upper()}": str(value) for name, value in settings.items()}
 
 
-def entries(kafka: SecureKafka, names: str) -> dict[str, Any]:
+def entries(secure: SecureKafka, names: str) -> dict[str, Any]:
     """Settings by the name of a way in."""
     if names == "mutual TLS":
-        return kafka.certificate()
+        return secure.certificate()
     if names == "clear":
         return {
-            **{k: v for k, v in kafka.login(mechanism="plain").items() if "tls" not in k and "ca" not in k},
-            "broker": kafka.clear,
+            **{k: v for k, v in secure.login(mechanism="plain").items() if "tls" not in k and "ca" not in k},
+            "broker": secure.clear,
             "allow_plaintext_sasl": True,
         }
-    return kafka.login(mechanism=names)
+    return secure.login(mechanism=names)
 
 
 async def reach(settings: dict[str, Any]) -> None:
@@ -65,9 +58,9 @@ async def reach(settings: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("way", ["plain", "scram-sha-256", "scram-sha-512", "mutual TLS", "clear"])
-def test_every_way_in_is_used_by_admin_producer_and_consumer(kafka: SecureKafka, way: str) -> None:
+def test_every_way_in_is_used_by_admin_producer_and_consumer(secure: SecureKafka, way: str) -> None:
     """Without a worker: topics are made, records go in, offsets come back."""
-    settings = entries(kafka, way)
+    settings = entries(secure, way)
 
     async def use() -> None:
         loaded = Settings.load(app_id=f"way-{way.replace(' ', '-')}", partitions=1, **settings)
@@ -81,8 +74,8 @@ def test_every_way_in_is_used_by_admin_producer_and_consumer(kafka: SecureKafka,
 
 
 @pytest.mark.parametrize("way", ["scram-sha-512", "clear", "mutual TLS"])
-def test_a_worker_and_its_clients_work_and_print_no_secret(kafka: SecureKafka, way: str, tmp_path: Path) -> None:
-    settings = entries(kafka, way)
+def test_a_worker_and_its_clients_work_and_print_no_secret(secure: SecureKafka, way: str, tmp_path: Path) -> None:
+    settings = entries(secure, way)
     log = tmp_path / "worker.log"
     variables = environ(settings)
     if "broker_password" in settings:  # as a container platform hands it out
@@ -134,15 +127,15 @@ def test_a_worker_and_its_clients_work_and_print_no_secret(kafka: SecureKafka, w
     ],
 )
 def test_who_is_not_let_in_is_told_what_to_set(
-    kafka: SecureKafka,
+    secure: SecureKafka,
     change: dict[str, Any],
     error: type[Exception],
     said: str,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    places = {"OTHER": Authority(tmp_path, "Other CA").ca_file, "CLEAR": kafka.clear, "MTLS": kafka.mtls}
-    settings = {**kafka.login(), **{k: places.get(str(v), v) for k, v in change.items()}}
+    places = {"OTHER": Authority(tmp_path, "Other CA").ca_file, "CLEAR": secure.clear, "MTLS": secure.mtls}
+    settings = {**secure.login(), **{k: places.get(str(v), v) for k, v in change.items()}}
     with caplog.at_level(logging.DEBUG), pytest.raises(error, match=said) as raised:
         asyncio.run(reach(settings))
     printed = caplog.text + str(raised.value) + repr(raised.value)
@@ -150,21 +143,21 @@ def test_who_is_not_let_in_is_told_what_to_set(
         assert secret not in printed
 
 
-def test_a_certificate_for_another_host_is_refused(kafka: SecureKafka) -> None:
+def test_a_certificate_for_another_host_is_refused(secure: SecureKafka) -> None:
     """localhost is the same broker, but not a name in its certificate."""
     with pytest.raises(NotAuthenticated, match=r"not trusted .*localhost.*ROOKERY_BROKER to a name it has"):
-        asyncio.run(reach({**kafka.login(), "broker": kafka.sasl.replace("127.0.0.1", "localhost")}))
+        asyncio.run(reach({**secure.login(), "broker": secure.sasl.replace("127.0.0.1", "localhost")}))
 
 
-def test_plain_text_to_a_port_with_tls_is_explained(kafka: SecureKafka) -> None:
+def test_plain_text_to_a_port_with_tls_is_explained(secure: SecureKafka) -> None:
     with pytest.raises(NotAuthenticated, match=r"whether this port speaks TLS .ROOKERY_BROKER_TLS.*now TLS is off"):
-        asyncio.run(reach({"broker": kafka.sasl}))
+        asyncio.run(reach({"broker": secure.sasl}))
     with pytest.raises(NotAuthenticated, match=r"asks for a user .*SASL off"):
-        asyncio.run(reach({"broker": kafka.clear}))
+        asyncio.run(reach({"broker": secure.clear}))
 
 
-def test_a_worker_with_a_wrong_password_ends_and_says_why(kafka: SecureKafka) -> None:
-    variables = {**os.environ, **environ(kafka.login(password="wrong-wrong")), "ROOKERY_APP_ID": "wrong"}
+def test_a_worker_with_a_wrong_password_ends_and_says_why(secure: SecureKafka) -> None:
+    variables = {**os.environ, **environ(secure.login(password="wrong-wrong")), "ROOKERY_APP_ID": "wrong"}
     command = [sys.executable, "-m", "faust", "-A", "tests.cluster.small_app", "worker", "-l", "debug"]
     done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=120)
     printed = done.stdout + done.stderr
@@ -173,8 +166,8 @@ def test_a_worker_with_a_wrong_password_ends_and_says_why(kafka: SecureKafka) ->
     assert "wrong-wrong" not in printed
 
 
-def test_a_password_over_plain_text_is_refused_before_anything_is_sent(kafka: SecureKafka) -> None:
-    clear = entries(kafka, "clear")
+def test_a_password_over_plain_text_is_refused_before_anything_is_sent(secure: SecureKafka) -> None:
+    clear = entries(secure, "clear")
     del clear["allow_plaintext_sasl"]
     with pytest.raises(ConfigurationError, match=r"set broker_tls, or allow_plaintext_sasl"):
         Client("app", **clear)

@@ -1,0 +1,222 @@
+"""What `topics acls` prints is enough, and nothing in it is too much: a worker with these rights and no other."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._acl import AclBinding, AclBindingFilter, AclOperation, AclPermissionType
+from confluent_kafka.admin._resource import ResourcePatternType, ResourceType
+
+from rookery import Client
+from rookery.ops.settings import Settings
+from rookery.schemas.errors import NotAuthorized, RookeryError
+from rookery.streams.core.routing import Topics
+from rookery.streams.kafka import acls, security, topics
+from rookery.streams.kafka.acls import Acl, needed
+from rookery.streams.kafka.log import KafkaLog
+from tests.cluster.secure_kafka import LIMITED, SecureKafka
+from tests.cluster.small_app import Add, Total
+from tests.cluster.test_agents_on_kafka import ROOT, Worker
+from tests.cluster.test_security import environ
+
+pytestmark = [pytest.mark.kafka, pytest.mark.slow]
+
+KINDS = {
+    "topic": ResourceType.TOPIC,
+    "group": ResourceType.GROUP,
+    "transactional-id": ResourceType.TRANSACTIONAL_ID,
+}
+
+
+_FILTER: Any = AclBindingFilter  # its stub does not know that None stands for any
+EVERY = _FILTER(ResourceType.ANY, None, ResourcePatternType.ANY, None, None, AclOperation.ANY, AclPermissionType.ANY)
+
+
+class Authorizer:
+    """Gives and takes rights, as the super user of the broker."""
+
+    def __init__(self, broker: str) -> None:
+        self._admin = AdminClient({"bootstrap.servers": broker})
+
+    def give(self, forms: list[dict[str, Any]]) -> None:
+        bindings = [self._binding(AclBinding, form, operation) for form in forms for operation in form["operations"]]
+        for done in self._admin.create_acls(bindings).values():
+            done.result(30)
+        self._until(lambda found: all(str(binding) in found for binding in bindings))
+
+    def take(self, form: dict[str, Any]) -> None:
+        bindings = [self._binding(AclBindingFilter, form, operation) for operation in form["operations"]]
+        for done in self._admin.delete_acls(bindings).values():
+            (gone,) = done.result(30)
+            self._until(lambda found, gone=str(gone): gone not in found)  # type: ignore[misc]
+
+    def take_all(self) -> None:
+        for done in self._admin.delete_acls([EVERY]).values():
+            done.result(30)
+        self._until(lambda found: not found)
+
+    def _until(self, holds: Callable[[set[str]], bool]) -> None:
+        """The controller has answered; the broker hears of it a moment later."""
+        for _ in range(200):
+            if holds({str(binding) for binding in self._admin.describe_acls(EVERY).result(30)}):
+                return
+            time.sleep(0.05)
+        pytest.fail("the broker does not know its rights")
+
+    @staticmethod
+    def _binding(kind: type, form: dict[str, Any], operation: str) -> Any:
+        pattern = ResourcePatternType[form["pattern"].upper()]
+        allow = AclPermissionType.ALLOW
+        return kind(
+            KINDS[form["resource"]], form["name"], pattern, form["principal"], "*", AclOperation[operation], allow
+        )
+
+
+@pytest.fixture
+def authorizer(secure: SecureKafka) -> Authorizer:
+    found = Authorizer(secure.plain)
+    found.take_all()
+    return found
+
+
+@pytest.fixture(scope="module")
+def app_id(secure: SecureKafka) -> Iterator[str]:
+    """An application whose topics exist, made by somebody who may."""
+    settings = Settings.load(app_id=f"acl-{uuid.uuid4().hex[:8]}", broker=secure.plain, partitions=4)
+    asyncio.run(topics.ensure(settings, security.client_kwargs(settings)))
+    yield settings.app_id
+    asyncio.run(topics.remove(settings.app_id, security.client_kwargs(settings)))
+
+
+def printed(app_id: str, role: str, *options: str) -> str:
+    """What the command prints, without any server."""
+    environment = {**os.environ, "ROOKERY_APP_ID": app_id, "ROOKERY_BROKER": "127.0.0.1:1"}
+    command = [sys.executable, "-m", "faust", "-A", "tests.cluster.small_app", "topics", "acls", "--role", role]
+    principal = ["--principal", f"User:{LIMITED}"]
+    return subprocess.run(
+        [*command, *principal, *options], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    ).stdout
+
+
+def limited(secure: SecureKafka) -> dict[str, Any]:
+    return secure.login(LIMITED)
+
+
+def test_a_worker_and_a_client_work_with_what_is_printed_for_them(
+    secure: SecureKafka, authorizer: Authorizer, app_id: str, tmp_path: Path
+) -> None:
+    authorizer.give(json.loads(printed(app_id, "worker", "--json")))
+    worker = Worker(secure.sasl, tmp_path / "log", **{**environ(limited(secure)), "ROOKERY_APP_ID": app_id})
+    try:
+
+        async def talk() -> None:
+            async with Client(app_id, **limited(secure)) as client:
+                counter = client.get_agent("Counter/1")
+                assert await counter.ask(Add(2), reply_type=Total, timeout=60) == Total(2)
+                assert await counter.ask(Add(3), reply_type=Total, timeout=60) == Total(5)
+                assert (await client.backlog()).keys()
+
+        # The client's rights come later, so that the worker was ready without them. They are the same user's.
+        authorizer.give(json.loads(printed(app_id, "client", "--json")))
+        asyncio.run(talk())
+    finally:
+        code = worker.stop()
+    text = (tmp_path / "log").read_text()
+    assert code == 0, text
+    assert "uthorization" not in text
+
+
+def test_a_client_alone_may_send_and_ask_but_not_read_inboxes(
+    secure: SecureKafka, authorizer: Authorizer, app_id: str
+) -> None:
+    authorizer.give(json.loads(printed(app_id, "client", "--json")))
+
+    async def talk() -> None:
+        async with Client(app_id, **limited(secure)) as client:
+            await client.get_agent("Counter/1").tell(Add(2))
+            with pytest.raises(RookeryError, match="no reply"):
+                await client.get_agent("Counter/1").ask(Add(2), timeout=3)
+        with pytest.raises(NotAuthorized):
+            await acls.check(app_id, security.client_kwargs(Settings.load(app_id=app_id, **limited(secure))))
+
+    asyncio.run(talk())
+
+
+def test_an_operator_makes_the_topics_and_removes_them(secure: SecureKafka, authorizer: Authorizer) -> None:
+    app_id = f"acl-{uuid.uuid4().hex[:8]}"
+    authorizer.give(json.loads(printed(app_id, "operator", "--json")))
+    settings = Settings.load(app_id=app_id, partitions=1, **limited(secure))
+
+    async def work() -> None:
+        kafka = security.client_kwargs(settings)
+        assert len(await topics.ensure(settings, kafka)) == 7
+        assert len(await topics.remove(app_id, kafka)) == 7
+
+    asyncio.run(work())
+
+
+def worker_rights() -> list[Acl]:
+    """One for each operation of each resource, the inboxes once."""
+    # Reply topics can't be asked for: there is none before a client asks.
+    others = {"APP.inbox.low", "APP.inbox.high", "APP.replies."}
+    every = [acl for acl in needed("APP", "worker") if acl.name not in others]
+    return [acl._replace(operations=(operation,)) for acl in every for operation in acl.operations]
+
+
+@pytest.mark.parametrize("right", worker_rights(), ids=lambda right: f"{right.operations[0]} {right.name}")
+def test_without_one_of_its_rights_a_worker_says_which(
+    secure: SecureKafka, authorizer: Authorizer, app_id: str, right: Acl
+) -> None:
+    """The same calls in the same order as a worker makes them when it starts."""
+    rights = [acl.form(f"User:{LIMITED}") for acl in needed(app_id, "worker")]
+    authorizer.give(rights)
+    name = right.name.replace("APP", app_id)
+    authorizer.take({**right.form(f"User:{LIMITED}"), "name": name})
+    said = f"{right.operations[0]} on {right.resource} {name}"
+    if right.resource == "transactional-id":
+        said = f"the transactional id {name}fence-test .WRITE."
+
+    async def start() -> None:
+        kafka = security.client_kwargs(Settings.load(app_id=app_id, partitions=4, **limited(secure)))
+        await acls.check(app_id, kafka)
+        log = KafkaLog(Topics(app_id), kafka)
+        await log.start()
+        try:
+            await log.check_fence()
+        finally:
+            await log.stop()
+
+    with pytest.raises(NotAuthorized, match=said):
+        asyncio.run(start())
+
+
+def test_a_worker_without_a_right_ends_and_names_it(secure: SecureKafka, authorizer: Authorizer, app_id: str) -> None:
+    rights = [acl.form(f"User:{LIMITED}") for acl in needed(app_id, "worker") if acl.resource != "group"]
+    authorizer.give(rights)
+    variables = {**os.environ, **environ(limited(secure)), "ROOKERY_APP_ID": app_id}
+    command = [sys.executable, "-m", "faust", "-A", "tests.cluster.small_app", "worker", "-l", "info"]
+    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=180)
+    assert done.returncode != 0
+    assert f"the broker refuses access to READ on group {app_id}: `faust -A <app> topics acls`" in (
+        done.stdout + done.stderr
+    )
+
+
+def test_the_commands_are_those_of_kafka() -> None:
+    lines = printed("app", "worker").splitlines()
+    assert len(lines) == len(needed("app", "worker"))
+    assert (
+        "kafka-acls.sh --bootstrap-server 127.0.0.1:1 --add --allow-principal 'User:limited' --operation WRITE "
+        "--transactional-id 'app-journal-' --resource-pattern-type prefixed"
+    ) in lines
