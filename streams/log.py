@@ -43,7 +43,7 @@ class OutsideJournal(Exception):
 
 
 class Record(Protocol):
-    """A record as fetched; aiokafka's ConsumerRecord fits without conversion."""
+    """A record as fetched; aiokafka's records fit without conversion."""
 
     @property
     def offset(self) -> int: ...  # noqa: D102

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from faust.events import Event
@@ -36,6 +36,9 @@ FETCH_WAIT = 0.25
 # first: what waits stays small, HIGH overtakes the backlog of the others, and LOW keeps its share.
 BUSY_WAIT = 0.02
 BUSY_RECORDS = {Priority.HIGH: 3_200, Priority.NORMAL: 1_200, Priority.LOW: 400}
+
+# Partitions to fetch from, and the most records of all of them together.
+Share = tuple[set[TP], int]
 
 
 class ConsumerThread(driver.AIOKafkaConsumerThread):
@@ -81,19 +84,44 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         if self._consumer is not None:
             await stop_consumer(self._consumer, self.app.conf.broker_session_timeout)
 
-    async def fetch(self, seeks: Mapping[TP, int], active: set[TP], timeout: float, records_max: int) -> dict[TP, Any]:
-        """Apply seeks, then fetch; one call, so that nothing fetched before a seek can come after it."""
-        result: dict[TP, Any] = await self.call_thread(self._seek_and_fetch, seeks, active, timeout, records_max)
+    async def fetch(self, seeks: Mapping[TP, int], shares: Sequence[Share], timeout: float) -> dict[TP, Any]:
+        """Apply seeks, then fetch each share in turn, waiting up to `timeout` seconds if all have nothing; one call,
+        so that nothing fetched before a seek can come after it, and since each costs both threads a switch."""
+        result: dict[TP, Any] = await self.call_thread(self._seek_and_fetch, seeks, shares, timeout)
         return result
 
-    async def _seek_and_fetch(
-        self, seeks: Mapping[TP, int], active: set[TP], timeout: float, records_max: int
-    ) -> dict[TP, Any]:
+    async def _seek_and_fetch(self, seeks: Mapping[TP, int], shares: Sequence[Share], timeout: float) -> dict[TP, Any]:
         consumer = self._ensure_consumer()
         # One that moved away meanwhile is left out; the engine seeks again when it has its partitions.
         for tp in seeks.keys() & consumer.assignment():
             consumer.seek(tp, seeks[tp])
-        return dict(await self._fetch_records(consumer, active, timeout=timeout, max_records=records_max))
+        fetched = await self._take(consumer, shares)
+        if not fetched and timeout:
+            waiter = consumer._fetcher._create_fetch_waiter()
+            await asyncio.wait([waiter], timeout=timeout)
+            if waiter.done():
+                waiter.result()  # a consumer that may not read says so here
+                fetched = await self._take(consumer, shares)
+            else:
+                waiter.cancel()
+        return fetched
+
+    async def _take(self, consumer: Any, shares: Sequence[Share]) -> dict[TP, Any]:
+        fetched: dict[TP, Any] = {}
+        for result in consumer._fetcher._records.values():
+            unread = getattr(result, "_partition_records", None)  # a FetchError has none
+            if unread is not None:
+                unread._consumer_record = _as_parsed
+        for active, records_max in shares:
+            if active:  # aiokafka takes no partitions for all
+                fetched |= await self._fetch_records(consumer, active, timeout=0.0, max_records=records_max)
+        return fetched
+
+
+def _as_parsed(tp: TP, record: Any) -> Any:
+    """aiokafka's parsed record as it is: it has all that we read, and copying it into a ConsumerRecord takes longer
+    than parsing it."""
+    return record
 
 
 class Consumer(driver.Consumer):
@@ -163,22 +191,22 @@ class Consumer(driver.Consumer):
                     await asyncio.sleep(FETCH_WAIT)
                     continue
                 if not busy:
-                    await self._fetch(seeks, active, FETCH_WAIT, self.app.conf.broker_max_poll_records or 5_000)
+                    shares = [(active, self.app.conf.broker_max_poll_records or 5_000)]
+                    await self._fetch(seeks, shares, FETCH_WAIT)
                     continue
                 inboxes = self._engine.router.topics.inboxes
-                for lane, records_max in BUSY_RECORDS.items():
-                    here = {tp for tp in active if tp.topic == inboxes[lane]}
-                    await self._fetch(seeks, here, 0.0, records_max)
-                    seeks = {}
+                shares = [
+                    ({tp for tp in active if tp.topic == inboxes[lane]}, records_max)
+                    for lane, records_max in BUSY_RECORDS.items()
+                ]
+                await self._fetch(seeks, shares, 0.0)
         except self.consumer_stopped_errors:
             if not self.app.should_stop:
                 raise
 
-    async def _fetch(self, seeks: Mapping[TP, int], active: set[TP], timeout: float, records_max: int) -> None:
-        """Fetch from some partitions once, and hand on what no later seek has made stale."""
-        if not (seeks or active):
-            return
-        fetched = await self._thread.fetch(seeks, active, timeout, records_max)
+    async def _fetch(self, seeks: Mapping[TP, int], shares: Sequence[Share], timeout: float) -> None:
+        """Fetch shares once, and hand on what no later seek has made stale."""
+        fetched = await self._thread.fetch(seeks, shares, timeout)
         for tp, records in fetched.items():
             if tp not in self._seeks and self.flow_active:
                 self._deliver(TP(tp.topic, tp.partition), records)

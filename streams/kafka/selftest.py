@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.client import AIOKafkaClient
 from aiokafka.consumer.fetcher import Fetcher as PartitionFetcher
+from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.consumer.subscription_state import SubscriptionState
 from aiokafka.producer.message_accumulator import BatchBuilder, MessageAccumulator
@@ -84,6 +85,8 @@ KNOWN = (
     Known(GroupCoordinator, "commit_offsets", "assignment offsets"),
     Known(SubscriptionState, "fetch_context", ""),
     Known(PartitionFetcher, "fetched_records", "partitions timeout max_records"),
+    Known(PartitionFetcher, "_create_fetch_waiter", ""),
+    Known(PartitionRecords, "_consumer_record", "tp record"),
     Known(AIOKafkaConsumer, "seek", "partition offset"),
     Known(AIOKafkaConsumer, "getmany", "partitions timeout_ms max_records"),
     # Called by batches, lease, log and reader.
