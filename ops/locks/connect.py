@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlsplit
 from redis.asyncio import Redis
 from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 
 from rookery.ops.servers.addresses import endpoints
@@ -92,3 +92,12 @@ def _sentinel(url: str, path: str, options: dict[str, Any]) -> Redis:
 
 def _never() -> Retry:
     return Retry(NoBackoff(), 0)
+
+
+async def disconnect(client: Client) -> None:
+    """Close it, with the clients by which it asks Sentinels."""
+    await client.aclose()
+    pool = getattr(client, "connection_pool", None)
+    if isinstance(pool, SentinelConnectionPool):
+        for sentinel in pool.sentinel_manager.sentinels:
+            await sentinel.aclose()

@@ -24,6 +24,7 @@ from redis.exceptions import (
 )
 
 from rookery.ops.locks import scripts
+from rookery.ops.locks.connect import disconnect
 from rookery.schemas.errors import ConfigurationError, NotBound, RedisUnavailable
 
 if TYPE_CHECKING:
@@ -201,7 +202,7 @@ class LockService:
         await asyncio.gather(*ending, return_exceptions=True)
         self._listener = None
         if self._client is not None:
-            await self._client.aclose()
+            await disconnect(self._client)
 
 
 # --- which one is meant -----------------------------------------------------------------------------------------------

@@ -22,6 +22,28 @@ from rookery.ops.locks.connect import connect
 from rookery.ops.servers.local_redis import find_redis
 from rookery.ops.servers.process import launch
 
+FAKETIME = next((str(path) for path in Path("/usr/lib").glob("*/faketime/libfaketime.so.1")), "")
+
+
+class Clock:
+    """The wall clock of processes that are started with `environment`; their monotonic clocks go on as ever."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "clock"
+        self.set(0)
+        self.environment = {
+            "LD_PRELOAD": FAKETIME,
+            "FAKETIME_TIMESTAMP_FILE": str(self._file),
+            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        }
+
+    def set(self, offset: int) -> None:
+        """Seconds ahead of the real clock."""
+        partial = self._file.with_suffix(".new")
+        partial.write_text(f"{offset:+d}")
+        partial.replace(self._file)
+
 
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:

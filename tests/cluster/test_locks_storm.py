@@ -7,6 +7,7 @@ taken, and tokens that came too late were refused; a storm in which none was is 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import random
@@ -25,7 +26,7 @@ import pytest
 from examples.fencing.bank import Bank
 from rookery import Settings
 from rookery.streams.kafka import topics
-from tests.cluster.redis_kit import RedisServer, SentinelKit, servers
+from tests.cluster.redis_kit import FAKETIME, Clock, RedisServer, SentinelKit, servers
 from tests.cluster.storm_worker import ACCOUNTS, TTL
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
@@ -33,7 +34,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 ROOT = Path(__file__).parents[2]
 SECONDS = 30.0
 TASKS = (34, 33, 33)
-FAKETIME = next((str(path) for path in Path("/usr/lib").glob("*/faketime/libfaketime.so.1")), "")
+HOUR = 3600
 
 
 @pytest.fixture
@@ -149,10 +150,8 @@ def test_one_redis_that_forgets_restarts_and_jumps_in_time(
     start_redis: Callable[..., RedisServer],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    clock = tmp_path / "clock"
-    clock.write_text("+0")
-    environment = {"LD_PRELOAD": FAKETIME, "FAKETIME_TIMESTAMP_FILE": str(clock), "FAKETIME_NO_CACHE": "1"}
-    redis = start_redis(environment=environment if FAKETIME else None)
+    clock, ahead = Clock(tmp_path), itertools.cycle((HOUR, 0))
+    redis = start_redis(environment=clock.environment if FAKETIME else None)
     path = tmp_path / "bank.db"
     open_accounts(path)
     storm = Storm(app_id, broker, redis.url, path)
@@ -164,7 +163,7 @@ def test_one_redis_that_forgets_restarts_and_jumps_in_time(
     def jump() -> None:
         with redis.admin() as client:
             before = client.time()[0]
-            clock.write_text({"+0": "+1h", "+1h": "+0"}[clock.read_text()])
+            clock.set(next(ahead))
             time.sleep(0.5)
             after = client.time()[0]
         assert abs(after - before) > 3000, "the clock did not jump"
