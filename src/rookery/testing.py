@@ -25,6 +25,9 @@ from typing import Any, Self, TypeVar
 from rookery.agents import Agent, AgentManager
 from rookery.agents.binding import Reply, bind, unbind
 from rookery.agents.types import AgentType, Registry
+from rookery.ops.locks import bind as bind_locks
+from rookery.ops.locks import unbind as unbind_locks
+from rookery.ops.locks.memory import MemoryLocks
 from rookery.ops.settings import Settings
 from rookery.schemas.deadletter import DeadLetter, decode_dead_letter
 from rookery.streams.calls import Caller
@@ -109,6 +112,7 @@ class Kit:
         self._replies_read = 0
         self._replies = asyncio.Event()
         self._reader: asyncio.Task[None] | None = None
+        self.locks: MemoryLocks  # what `Lock` and its friends use inside
 
     @property
     def manager(self) -> AgentManager:
@@ -141,6 +145,8 @@ class Kit:
             await worker.assign(set(range(index, self.settings.partitions, self._worker_count)))
         self.log.watch(self._replies)
         self._reader = asyncio.create_task(self._read_replies(), name="kit-replies")
+        self.locks = MemoryLocks(self.settings.app_id)
+        bind_locks(self.locks)
         bind(self)
         await self.settle()
         return self
@@ -148,6 +154,8 @@ class Kit:
     async def __aexit__(self, *exc_info: object) -> None:
         """Unbind and stop."""
         unbind(self)
+        unbind_locks(self.locks)
+        await self.locks.close()
         for worker in self._workers:
             await worker.stop()
         self.log.unwatch(self._replies)

@@ -144,10 +144,14 @@ def problems(spec: TopicSpec, found: Found | None, broker: str) -> list[WrongTop
             WrongTopic(spec.name, "does not exist", f"{create} --replication-factor {spec.replication_factor}{configs}")
         ]
     wrong = []
-    if found.partitions != spec.partitions:
+    is_fence = spec.name.endswith(".fence")
+    if found.partitions != spec.partitions and not (is_fence and found.partitions > spec.partitions):
         why = f"has {found.partitions} partitions where {spec.partitions} are needed"
-        if spec.name.endswith((".fence", ".control")):
-            # Tokens and rules are found by key: more partitions hide the old ones, so these start afresh.
+        if is_fence:
+            # Never deleted: tokens would begin anew. A lock's partition depends on the wanted number, not on this one.
+            mend = f"kafka-topics.sh {server} --alter --topic {spec.name} --partitions {spec.partitions}"
+        elif spec.name.endswith(".control"):
+            # Rules are found by key: more partitions hide the old ones, so they start afresh.
             mend = f"kafka-topics.sh {server} --delete --topic {spec.name}"
         else:
             why += ": the agents of other partitions would lose their messages and state"

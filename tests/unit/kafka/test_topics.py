@@ -84,6 +84,10 @@ def test_wrong_counts() -> None:
     (problem,) = problems(inbox, as_is(inbox, partitions=8), "k:9092")
     assert problem.command == "export ROOKERY_PARTITIONS=8"
     (problem,) = problems(fence, as_is(fence, partitions=1), "k:9092")
-    assert "--delete --topic shop.fence" in problem.command
+    assert "--alter --topic shop.fence --partitions 3" in problem.command, "deleted, its tokens would begin anew"
+    assert not problems(fence, as_is(fence, partitions=6), "k:9092"), "locks stay on the first three"
+    control = TABLE["shop.control"]
+    (problem,) = problems(control, as_is(control, partitions=2), "k:9092")
+    assert "--delete --topic shop.control" in problem.command
     (problem,) = problems(inbox, as_is(inbox, replication_factor=1), "k:9092")
     assert "has 1 replicas where 3 are needed" in str(problem)
