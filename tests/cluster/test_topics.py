@@ -36,5 +36,5 @@ async def test_the_life_of_an_application(broker: str, admin: AIOKafkaAdminClien
         with pytest.raises(ConfigurationError, match="export ROOKERY_PARTITIONS=2"):
             await topics.ensure(Settings.load(app_id=settings.app_id, partitions=3, broker=broker), kwargs)
     finally:
-        assert len(await topics.remove(settings.app_id, kwargs)) == 8
+        assert len(await topics.remove(settings.app_id, kwargs)) == 9
     assert await topics.remove(settings.app_id, kwargs) == []
