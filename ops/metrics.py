@@ -101,6 +101,7 @@ GAUGES: Final = (
     ("rookery_held_locks", "Locks and permits held", "locks.held"),
     ("rookery_waiting_locks", "Waiters for locks and permits", "locks.waiting"),
     ("rookery_redis_down_seconds", "Seconds since Redis answered last, 0 while it does", "locks.down_seconds"),
+    ("rookery_loop_late_seconds", "Most seconds that the event loop was stuck since the last scrape", "loop_late"),
     ("rookery_concurrency_max", "Turns that may run at once", "pool.max"),
     ("rookery_turns_waiting", "Turns that wait in a step or an ask, without a slot", "pool.waiting"),
 )

@@ -47,8 +47,11 @@ def guard(token: str) -> dict[str, Any]:
     return {"web_application_options": {"middlewares": [check]}}
 
 
-def add_pages(app: faust.App, metrics: Metrics, engine: Callable[[], Engine | None]) -> None:
-    """Add the three pages; `engine()` gives the running engine, or None before it is made.
+def add_pages(
+    app: faust.App, metrics: Metrics, engine: Callable[[], Engine | None], stuck: Callable[[], str] = lambda: ""
+) -> None:
+    """Add the three pages; `engine()` gives the running engine, or None before it is made; `stuck()` says that the
+    event loop was stuck lately.
 
     Call it before the app's web server starts; it needs the app's settings to be complete.
     """
@@ -64,8 +67,8 @@ def add_pages(app: faust.App, metrics: Metrics, engine: Callable[[], Engine | No
         return _answer(view, trouble(engine()))
 
     async def readyz(view: View, request: Request) -> Response:
-        """200 once partitions are assigned and all of them recovered; until then 503."""
-        return _answer(view, unready(engine()))
+        """200 once partitions are assigned and all of them recovered, and the loop keeps time; else 503."""
+        return _answer(view, unready(engine()) or stuck())
 
     for path, handler in (("/metrics", metrics_page), ("/livez", livez), ("/readyz", readyz)):
         app.page(path, name=path[1:])(handler)

@@ -137,7 +137,7 @@ class Engine:
         self._watcher: asyncio.Task[None] | None = None
         self._follower: asyncio.Task[None] | None = None
         self._passivation: asyncio.Task[None] | None = None
-        self._draining = False
+        self._draining = self._hurried = False
         self.commit_age_sum = 0.0  # seconds, over batches: from building to the ack
         self.counts = {
             "commit_batches": 0,
@@ -201,10 +201,14 @@ class Engine:
         self._draining = True
         self._pool.drain()
         deadline = self._loop.time() + timeout
-        while not (settled := self.is_settled) and self._loop.time() < deadline:
+        while not (settled := self.is_settled) and self._loop.time() < deadline and not self._hurried:
             self.flush(progress_due=True)
             await asyncio.sleep(DRAIN_POLL_SECONDS)
         return settled
+
+    def hurry(self) -> None:
+        """End a drain now."""
+        self._hurried = True
 
     async def stop(self) -> None:
         """Stop at once: running handlers are cancelled, what is not committed never happened."""

@@ -29,6 +29,7 @@ from rookery.streams.engine.engine import Engine
 from rookery.streams.kafka import cli, cli_dlq, security  # noqa: F401 - the commands register themselves
 from rookery.streams.kafka.consumer import Transport
 from rookery.streams.kafka.services import BootStrategy, EngineService, TableManager
+from rookery.streams.kafka.worker import Worker
 from rookery.streams.web import SETTINGS as WEB_SETTINGS
 from rookery.streams.web import add_pages, guard
 
@@ -79,6 +80,7 @@ def presets(settings: Settings) -> dict[str, Any]:
         **(guard(settings.web_token.get_secret_value()) if settings.web_token is not None else {}),
         "autodiscover": False,
         "TableManager": TableManager,
+        "Worker": Worker,
     }
 
 
@@ -116,7 +118,7 @@ class App(faust.App):
         self.engine_service = EngineService(self)
         self.metrics = Metrics(self.settings.metrics_agents_max)
         self.metrics.attach(lambda: self.engine_service.statistics)
-        add_pages(self, self.metrics, lambda: self.engine_service.running)
+        add_pages(self, self.metrics, lambda: self.engine_service.running, lambda: self.engine_service.trouble)
         for priority in Priority:
             self._add_processor(priority)
 

@@ -12,6 +12,7 @@ log and no race.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
@@ -30,6 +31,8 @@ from rookery.streams.kafka.reader import stop_consumer
 if TYPE_CHECKING:
     from rookery.streams.kafka.app import App
 
+# The last commit of offsets, and leaving the group: a broker that does not answer is not waited for; seconds.
+COMMIT_TIMEOUT, LEAVE_TIMEOUT = 3.0, 5.0
 # A fetch without records returns after this, seconds; a seek or the end of a pause waits for it at most.
 FETCH_WAIT = 0.25
 # While agents are ready to run, the next records are fetched only this often (seconds), and so many of each lane, HIGH
@@ -80,9 +83,11 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
     async def on_thread_stop(self) -> None:
         """Leave the group; bounded, since aiokafka may wait for ever when a rebalance is under way."""
-        await QueueServiceThread.on_thread_stop(self)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LEAVE_TIMEOUT):  # what is queued may wait for a broker that has gone
+                await QueueServiceThread.on_thread_stop(self)
         if self._consumer is not None:
-            await stop_consumer(self._consumer, self.app.conf.broker_session_timeout)
+            await stop_consumer(self._consumer, LEAVE_TIMEOUT)
 
     async def fetch(self, seeks: Mapping[TP, int], shares: Sequence[Share], timeout: float) -> dict[TP, Any]:
         """Apply seeks, then fetch each share in turn, waiting up to `timeout` seconds if all have nothing; one call,
@@ -134,6 +139,7 @@ class Consumer(driver.Consumer):
         super().__init__(*args, **kwargs)
         self._seeks: dict[TP, int] = {}  # asked for, not applied yet
         self._held: set[TP] = set()  # paused by the engine
+        self._drained = False
 
     @property
     def _engine(self) -> Engine:
@@ -248,9 +254,25 @@ class Consumer(driver.Consumer):
 
     async def wait_empty(self) -> None:
         """Called before a rebalance and at the end: waits for nobody then, drains the engine now."""
-        if self.app.should_stop and cast("App", self.app).engine_service.running is not None:
-            await self._engine.drain(self._engine.settings.drain_timeout)
-            await self.commit()
+        if not self.app.should_stop or self._drained or cast("App", self.app).engine_service.running is None:
+            return
+        self._drained = True
+        if not await self._engine.drain(self._engine.settings.drain_timeout):
+            self.log.warning("stopping with turns or messages in hand: the next owner takes them up")
+        await self._commit_at_last()
+
+    async def _commit_at_last(self) -> None:
+        """Tell the group how far we came; bounded, as the journal knows better anyway: aiokafka asks a broker that has
+        gone without an end, and Faust swallows a cancellation while it waits for an earlier commit."""
+        for _ in range(2):  # the first may have waited for an earlier commit, with older offsets, and done nothing
+            commit = asyncio.create_task(self.commit(), name="rookery-last-commit")
+            done, _ = await asyncio.wait({commit}, timeout=COMMIT_TIMEOUT)
+            if not done:
+                commit.cancel()
+                self.log.warning("the group did not take the last offsets within %g s", COMMIT_TIMEOUT)
+                return
+            if commit.result():
+                return
 
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Faust's own check counts acks, which are of no account here."""

@@ -30,7 +30,7 @@ from rookery.streams.kafka.batches import (
     stop_producer,
 )
 from rookery.streams.kafka.fencetest import check_fence
-from rookery.streams.kafka.reader import Readers, ReadFailed, stop_consumer
+from rookery.streams.kafka.reader import STOP_TIMEOUT, Readers, ReadFailed, stop_consumer
 from rookery.streams.kafka.topicids import topic_ids
 from rookery.streams.log import Followed, JournalRecord, Lease, NoSuchTopic, ShipFailed
 
@@ -119,9 +119,9 @@ class KafkaLog:
     async def stop(self) -> None:
         """Disconnect. What was not acknowledged within the bound stays unknown."""
         stopping = [self._readers.close()]
-        stopping += [stop_producer(p, self._timeout) for p in (self._journal, self._outbox) if p is not None]
+        stopping += [stop_producer(p, STOP_TIMEOUT) for p in (self._journal, self._outbox) if p is not None]
         if self._lookup is not None:
-            stopping.append(stop_consumer(self._lookup, self._timeout))
+            stopping.append(stop_consumer(self._lookup, STOP_TIMEOUT))
         self._journal = self._outbox = self._lookup = None
         await asyncio.gather(*stopping)
         CLUSTER_LOG.removeFilter(self._quiet)

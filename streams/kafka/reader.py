@@ -5,6 +5,7 @@ the record at `stop - 1` may be gone.
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
@@ -15,11 +16,14 @@ from aiokafka.structs import ConsumerRecord
 from rookery.schemas.errors import RookeryError
 from rookery.streams.log import OutsideJournal
 
+log = logging.getLogger(__name__)
+
 # One partition's share of a fetch: recovery is bound by throughput, and only READERS_MAX stretches are read at a time.
 FETCH_BYTES = 4 * 1024 * 1024
 # Records handed on at once: about 15 ms of decoding, so that the event loop stays responsive.
 RECORDS_MAX = 5_000
 READERS_MAX = 4
+STOP_TIMEOUT = 5.0  # seconds to disconnect
 POLL = 0.5  # seconds a poll waits before it looks at position and patience again
 
 
@@ -46,8 +50,8 @@ class Readers:
 
     async def close(self) -> None:
         """Stop the idle consumers; a read that is under way stops its own."""
-        while self._idle:
-            await stop_consumer(self._idle.pop(), self._patience)
+        idle, self._idle = self._idle, []
+        await asyncio.gather(*(stop_consumer(consumer, STOP_TIMEOUT) for consumer in idle))
 
     async def read(self, topic: str, partition: int, start: int, stop: int) -> AsyncGenerator[Sequence[ConsumerRecord]]:
         """Yield non-empty batches of the records in [start, stop), what retention deleted left out.
@@ -70,7 +74,7 @@ class Readers:
                     consumer.assign([])
                     self._idle.append(consumer)
                 else:
-                    await stop_consumer(consumer, self._patience)
+                    await stop_consumer(consumer, STOP_TIMEOUT)
 
     async def follow(
         self, topic: str, offsets: Mapping[int, int]
@@ -100,7 +104,7 @@ class Readers:
         except KafkaError as error:
             raise ReadFailed(topic, min(offsets), f"{type(error).__name__}: {error}") from error
         finally:
-            await stop_consumer(consumer, self._patience)
+            await stop_consumer(consumer, STOP_TIMEOUT)
 
     async def _open(self) -> AIOKafkaConsumer:
         consumer = AIOKafkaConsumer(
@@ -145,13 +149,17 @@ class Readers:
 
 
 async def stop_consumer(consumer: AIOKafkaConsumer, timeout: float) -> None:
-    """Stop within `timeout` seconds.
+    """Stop within about `timeout` seconds.
 
     aiokafka's fetch task swallows a cancellation that meets it while it gives up an assignment, and `stop` then waits
-    for ever; the cancellation of our own wait is the second one, which it heeds.
+    for ever; a second one it heeds. And when a broker has gone, `stop` ends with the error or the cancellation of one
+    of its tasks: of no account any more, but it would end Faust's thread without a word to those who wait for it.
     """
-    try:
-        async with asyncio.timeout(timeout):
-            await consumer.stop()
-    except TimeoutError:
+    stopping = asyncio.create_task(consumer.stop())
+    done, _ = await asyncio.wait({stopping}, timeout=timeout)
+    if not done:
+        stopping.cancel()
+        await asyncio.wait({stopping}, timeout=1.0)
+    if not stopping.done() or stopping.cancelled() or stopping.exception() is not None:
+        log.info("disconnected without saying goodbye")
         await consumer._client.close()

@@ -27,6 +27,7 @@ from rookery.streams.core.store import in_memory
 from rookery.streams.engine.engine import Engine
 from rookery.streams.kafka import acls, registration, selftest, topics
 from rookery.streams.kafka.log import KafkaLog
+from rookery.streams.kafka.watchdog import Watchdog
 from rookery.streams.rocks import RocksStores, stores_folder
 
 if TYPE_CHECKING:
@@ -37,6 +38,9 @@ log = logging.getLogger(__name__)
 # Young collections look at short-lived objects only once this many are there, since messages and effects mostly die by
 # reference count; what start-up made is frozen, so that no collection looks at it again.
 GC_THRESHOLDS = (50_000, 20, 50)
+
+# Sending what the worker's own client has buffered and removing its reply topic, at the end; seconds.
+CLIENT_STOP_TIMEOUT = 5.0
 
 
 def id_source() -> Callable[[], str]:
@@ -66,6 +70,8 @@ class EngineService(Service):
         self._log: KafkaLog | None = None
         self._client: Client | None = None
         self._stores: RocksStores | None = None
+        self.settings = app.settings
+        self._watchdog = Watchdog(self.loop, app.settings.session_timeout)
 
     @property
     def engine(self) -> Engine:
@@ -86,10 +92,27 @@ class EngineService(Service):
             return {}
         return {
             **self._engine.statistics(),
+            "loop_late": self._watchdog.take_late_max(),
             "late_replies": self._client.late_count,
             "locks": self._client.lock_statistics,
             "stores": {} if self._stores is None else self._stores.statistics(),
         }
+
+    @property
+    def trouble(self) -> str:
+        """Why work should go elsewhere: the loop is or just was stuck; empty when all is well."""
+        late = self._watchdog.recently_late()
+        return f"the event loop was stuck for {late:.1f} s" if late else ""
+
+    def stop_within(self, seconds: float) -> None:
+        """A planned stop has begun; the process ends by then, whatever hangs."""
+        self._watchdog.stop_within(seconds)
+
+    def hurry(self, seconds: float) -> None:
+        """End a planned stop soon, without waiting for handlers."""
+        self._watchdog.stop_within(seconds)
+        if self._engine is not None:
+            self._engine.hurry()
 
     async def on_start(self) -> None:
         """Check the ground, make topics, connect.
@@ -97,6 +120,7 @@ class EngineService(Service):
         Raises IncompatibleVersion, WrongTopic, OtherApplication, NotFenced, ConfigurationError, and what tells why a
         broker refuses us: BrokerUnreachable, NotAuthenticated, NotAuthorized.
         """
+        self._watchdog.start()
         selftest.check()
         app, settings = self.app, self.app.settings
         if app.conf.web_enabled:
@@ -134,7 +158,10 @@ class EngineService(Service):
     async def on_stop(self) -> None:
         """Stop at once: the consumer has drained before."""
         if self._client is not None:
-            await self._client.__aexit__(None, None, None)
+            # Its producer would wait for a broker that has gone.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CLIENT_STOP_TIMEOUT):
+                    await self._client.__aexit__(None, None, None)
         if self._engine is not None:
             await self._engine.stop()
         if self._log is not None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 
 from rookery import Agent, App, handler
 
@@ -12,6 +13,8 @@ class Count(Agent):
     @handler("add")
     async def add(self, msg: dict[str, float]) -> dict[str, int]:
         await asyncio.sleep(msg.get("seconds", 0))
+        if "MAY_BLOCK" in os.environ:
+            time.sleep(msg.get("block", 0))  # noqa: ASYNC251 - what the watchdog is there for
         self.n += int(msg["by"])
         return {"n": self.n}
 

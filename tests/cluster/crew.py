@@ -10,13 +10,17 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
 from rookery import Client
+from rookery.ops.servers import lifecycle
+from rookery.ops.servers.local_kafka import start_kafka
+from rookery.ops.servers.process import Record
 from rookery.schemas.deadletter import decode_dead_letter
 from rookery.streams.core.routing import Topics
 
@@ -79,6 +83,21 @@ async def eventually(holds: Callable[[], bool], what: str, timeout: float = 40.0
 
 
 @contextmanager
+def own_broker(folder: Path) -> Iterator[tuple[str, psutil.Process]]:
+    """A Kafka that a test may kill or freeze: its address and its process."""
+    with lifecycle._own_folder(folder, "kafka", lambda line: None) as home:
+        address = start_kafka(home, lifecycle.HOME, detached=False, progress=lambda line: None)
+        server = Record.read(home).server
+        process = server.process() if server is not None else None
+        assert process is not None
+        try:
+            yield address, process
+        finally:
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
+
+
+@contextmanager
 def crew(app_id: str, broker: str, folder: Path) -> Iterator[Callable[..., Worker]]:
     """Starts workers by name; none outlives the block."""
     workers: list[Worker] = []
@@ -112,9 +131,9 @@ class Sender:
             sending.append(await self._producer.send(topic, value, target.encode(), headers=HEADERS))
         await asyncio.gather(*sending)
 
-    async def to(self, agent: str, count: int, seconds: float = 0.0) -> None:
-        """Send to one agent through the normal inbox; each turn takes so long."""
-        value = json.dumps({"by": 1, "seconds": seconds}).encode()
+    async def to(self, agent: str, count: int, seconds: float = 0.0, block: float = 0.0) -> None:
+        """Send to one agent through the normal inbox; each turn takes so long, or blocks where it may."""
+        value = json.dumps({"by": 1, "seconds": seconds, "block": block}).encode()
         sending = [
             await self._producer.send(self._names.inboxes[1], value, agent.encode(), headers=HEADERS)
             for _ in range(count)

@@ -31,6 +31,7 @@ FULL: dict[str, Any] = {
     "lost_records": 11,
     "standbys": {4: {"agents": 9, "lag": 14}, 5: {"agents": 9, "lag": None}},
     "recovery": {"partitions": 1, "left": 150, "rate": 10.0, "seconds_left": 15.0},
+    "loop_late": 0.25,
     "stores": {"opened": 20, "damaged": 12, "too_old": 13},
     "retention_left": {1: 3600.0},
     "locks": {
@@ -264,7 +265,11 @@ def test_every_number_of_the_statistics_is_on_the_page(metrics: Metrics) -> None
     assert [plain(f"rookery_{name}_total") for name in ("lost_leases", "refused_appends", "recoveries")] == [1, 2, 3]
     assert [plain(f"rookery_{name}_total") for name in ("rebalances", "late_replies", "lost_records")] == [5, 6, 11]
     assert found["rookery_inbox_retention_left_seconds"] == {(("priority", "normal"),): 3600}
-    assert [plain(f"rookery_{name}") for name in ("ready_agents", "concurrency_max")] == [7, 1000]
+    assert [plain(f"rookery_{name}") for name in ("ready_agents", "concurrency_max", "loop_late_seconds")] == [
+        7,
+        1000,
+        0.25,
+    ]
     names = ("sent_messages", "send_retries", "dropped_replies")
     assert [plain(f"rookery_{name}_total") for name in names] == [80, 8, 9]
     assert (plain("rookery_commit_batch_turns_count"), plain("rookery_commit_batch_turns_sum")) == (4, 40)
