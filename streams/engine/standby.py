@@ -67,7 +67,9 @@ class Standbys:
             self._changed.clear()
             try:
                 for number in self._wanted - self._folds.keys():
-                    self._add(number)
+                    await asyncio.sleep(0)  # opening a store takes its time
+                    if number in self._wanted:
+                        self._add(number)
                 if self._folds:
                     await self._follow()
                 else:

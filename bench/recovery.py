@@ -1,0 +1,183 @@
+"""From being assigned to ready: how long a worker takes to recover its partitions, by store and with standby copies.
+
+    python -m rookery.ops.servers run --kafka -- python -m bench.recovery [--agents 100000] [--partitions 12 48]
+
+The journals hold one record of 200 bytes for each agent, written through a lease as an owner does. Measured is the
+engine on a real Kafka, from `assigned` to the last partition running; the state of every agent is checked then.
+"""
+
+import argparse
+import asyncio
+import gc
+import itertools
+import resource
+import tempfile
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from rookery import Agent
+from rookery.agents.types import Registry
+from rookery.ops.settings import Settings
+from rookery.schemas.address import partition_of
+from rookery.schemas.journal import CLAIM, Claim, encode_agent, encode_claim
+from rookery.streams.core.routing import Topics
+from rookery.streams.core.store import OpenStore, in_memory
+from rookery.streams.engine.engine import Engine
+from rookery.streams.kafka import topics
+from rookery.streams.kafka.log import KafkaLog
+from rookery.streams.rocks import RocksStores
+
+BATCH = 2_000  # records of one append
+
+
+class Account(Agent):
+    """About 200 bytes with its header."""
+
+    number: int = 0
+    pad: str = ""
+
+
+class Alone:
+    """A group of one, in which nothing is fetched."""
+
+    def fetch_from(self, topic: str, partition: int, offset: int) -> None: ...
+    def pause(self, topic: str, partition: int) -> None: ...
+    def resume(self, topic: str, partition: int) -> None: ...
+
+    async def confirm(self, topic: str, partition: int) -> bool:
+        return True
+
+
+class Bench:
+    """An application whose journals are full."""
+
+    def __init__(self, settings: Settings, agents: int) -> None:
+        self.settings = settings
+        self.agents = agents
+        self.kwargs = {"bootstrap_servers": settings.broker}
+        self.registry = Registry()
+        self.registry.add(Account)
+        self.names = Topics(settings.app_id)
+        self._generations = itertools.count(1)
+
+    def addresses(self, number: int) -> Iterator[tuple[int, str]]:
+        for n in range(self.agents):
+            if partition_of(address := f"Account/{n}", self.settings.partitions) == number:
+                yield n, address
+
+    async def fill(self) -> None:
+        log = KafkaLog(self.names, self.kwargs)
+        await log.start()
+        places: dict[int, list[tuple[bytes, bytes | None]]] = {n: [] for n in range(self.settings.partitions)}
+        for n in range(self.agents):
+            address = f"Account/{n}"
+            state = msgspec.msgpack.encode({"number": n, "pad": "x" * 160})
+            record = encode_agent("Account", 1, 0, state)
+            places[partition_of(address, self.settings.partitions)].append((address.encode(), record))
+        for number, records in places.items():
+            lease = await log.acquire(number)
+            claim = await lease.append([(CLAIM, encode_claim(Claim(0, "bench", self.settings.partitions)))], None)
+            for at in range(0, len(records), BATCH):
+                await lease.append(records[at : at + BATCH], claim)
+        await log.stop()
+
+    @asynccontextmanager
+    async def worker(self, name: str, open_store: OpenStore) -> AsyncIterator[Engine]:
+        log = KafkaLog(self.names, self.kwargs)
+        await log.start()
+        log.attach(Alone())
+        engine = Engine(
+            self.settings, self.registry, log, worker=name, now_ns=time.time_ns,
+            new_id=lambda: uuid.uuid4().hex, open_store=open_store,
+        )  # fmt: skip
+        await engine.start()
+        try:
+            yield engine
+        finally:
+            await engine.stop()
+            await log.stop()
+
+    async def ready(self, engine: Engine) -> tuple[float, float]:
+        """Seconds from being assigned everything to all partitions running, and of CPU; all states are checked."""
+        everything = set(range(self.settings.partitions))
+        gc.collect()
+        started, worked = time.perf_counter(), time.process_time()
+        await engine.assigned(everything, next(self._generations))
+        while not all(part["phase"] == "running" for part in engine.statistics()["partitions"].values()):
+            if engine.failed.done():
+                engine.failed.result()
+            await asyncio.sleep(0.005)
+        seconds, worked = time.perf_counter() - started, time.process_time() - worked
+        total = 0
+        for n in range(self.agents):
+            kind, state = engine.committed_state(f"Account/{n}")
+            agent: Any = kind.decode_state(state)
+            assert agent.number == n
+            total += n
+        assert total == sum(range(self.agents))
+        return seconds, worked
+
+
+async def caught_up(engine: Engine, partitions: int) -> tuple[float, float]:
+    """Seconds until the copies of all partitions lag by nothing, and of CPU."""
+    started, worked = time.perf_counter(), time.process_time()
+    await engine.assigned(set(), 1, set(range(partitions)))
+    while [copy["lag"] for copy in engine.standbys.statistics().values()] != [0] * partitions:  # noqa: ASYNC110 - polls
+        await asyncio.sleep(0.01)
+    return time.perf_counter() - started, time.process_time() - worked
+
+
+async def measure(broker: str | None, agents: int, partitions: int, runs: int) -> None:
+    given: dict[str, Any] = {} if broker is None else {"broker": broker}
+    settings = Settings.load(app_id=f"bench-{uuid.uuid4().hex[:6]}", partitions=partitions, **given)
+    bench = Bench(settings, agents)
+    await topics.ensure(settings, bench.kwargs)
+
+    def tell(what: str, times: tuple[float, float]) -> None:
+        seconds, worked = times
+        print(
+            f"{agents:>9,} agents  {partitions:>3} partitions  {what:<34} {seconds:6.2f} s  {worked:6.2f} s of CPU",
+            flush=True,
+        )
+
+    try:
+        await bench.fill()
+        for _ in range(runs):
+            with tempfile.TemporaryDirectory() as folder:
+                disks = [RocksStores(Path(folder) / str(n), {}, 1e9, time.time) for n in range(2)]
+                async with bench.worker("a", in_memory) as engine:
+                    tell("memory", await bench.ready(engine))
+                async with bench.worker("a", disks[0].open) as engine:
+                    tell("rocksdb, empty", await bench.ready(engine))
+                async with bench.worker("a", disks[0].open) as engine:
+                    tell("rocksdb, restart", await bench.ready(engine))
+                for what, stores in (("memory", [in_memory] * 2), ("rocksdb", [disk.open for disk in disks])):
+                    async with bench.worker("b", stores[1]) as standby:
+                        tell(f"{what}, a copy catches up beside", await caught_up(standby, partitions))
+                        async with bench.worker("a", stores[0]) as owner:
+                            await bench.ready(owner)
+                        tell(f"{what}, with a standby", await bench.ready(standby))
+        print(f"largest memory of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MB")
+    finally:
+        await topics.remove(settings.app_id, bench.kwargs)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--agents", type=int, default=100_000)
+    parser.add_argument("--partitions", type=int, nargs="+", default=[12, 48])
+    parser.add_argument("--runs", type=int, default=2)
+    parser.add_argument("--broker", help="else ROOKERY_BROKER or the server that was started")
+    args = parser.parse_args()
+    for partitions in args.partitions:
+        asyncio.run(measure(args.broker, args.agents, partitions, args.runs))
+
+
+if __name__ == "__main__":
+    main()
