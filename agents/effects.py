@@ -15,7 +15,7 @@ from msgspec import Struct
 from rookery.agents.errors import OutsideTurn
 from rookery.schemas import payload as codecs
 from rookery.schemas.address import check
-from rookery.schemas.envelope import JSON, SEAL_BYTES, Envelope, Priority, encode_body
+from rookery.schemas.envelope import FRAME_BYTES_MAX, JSON, SEAL_BYTES, Envelope, Priority, check_frame, encode_body
 from rookery.schemas.errors import MessageTooLarge
 from rookery.schemas.system import ASK_PREFIX, ERROR_HEADER, FAILURE, REPLY, Failure
 
@@ -137,7 +137,7 @@ class TurnContext:
             deadline=deadline_ns,
             headers={**(trace or {}), **headers},
         )
-        self.bound(body, target)
+        self.bound(body, target, payload)
         return Outgoing(target, priority, body)
 
     def send(
@@ -184,7 +184,7 @@ class TurnContext:
             deadline=0 if deadline is None else self.now_ns + int(deadline * 1e9),
             headers=headers,
         )
-        self.bound(body, address)
+        self.bound(body, address, payload)
         sends.append(Outgoing(address, priority, body))
 
     def _trace(self) -> tuple[str, str, dict[str, str] | None]:
@@ -198,11 +198,13 @@ class TurnContext:
             self._lineage = (envelope.correlation_id or envelope.id, envelope.id, trace)
         return self._lineage
 
-    def bound(self, body: bytes, target: str) -> None:
-        """Raise MessageTooLarge for a body that no inbox takes once it is sealed."""
+    def bound(self, body: bytes, target: str, payload: bytes | None = None) -> None:
+        """Raise MessageTooLarge for a body that no inbox takes, FrameTooLarge for one that no agent reads."""
         size = len(body) + SEAL_BYTES
         if size > self.message_bytes_max:
             raise MessageTooLarge(size, self.message_bytes_max, target)
+        if size > FRAME_BYTES_MAX and payload is not None:
+            check_frame(body, payload)
 
 
 def reply_body(context: TurnContext, result: Any) -> Outgoing | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from google.protobuf.message import DecodeError
@@ -16,6 +16,9 @@ __all__ = ["DeadLetter", "decode_dead_letter", "encode_dead_letter", "encode_los
 # The topic takes the largest message plus this much text, characters of up to 4 bytes.
 _ERROR_CHARS_MAX = 4_000
 _TRACEBACK_CHARS_MAX = 8_000
+# A record may have more; those that are read have fewer (envelope.FRAME_BYTES_MAX).
+_HEADERS_BYTES_MAX = 65_536
+_HEADER_OVERHEAD = 16
 
 
 class _Record(Protocol):
@@ -50,7 +53,7 @@ def encode_dead_letter(  # noqa: PLR0913 - a form with many lines
     letter = DeadLetter(
         value=record.value or b"",
         key=record.key or b"",
-        headers=[DeadLetter.Header(key=_text(key), value=value or b"") for key, value in record.headers or ()],
+        headers=list(_headers(record.headers or ())),
         topic=topic,
         partition=partition,
         offset=record.offset,
@@ -71,6 +74,16 @@ def encode_dead_letter(  # noqa: PLR0913 - a form with many lines
             envelope.type,
         )
     return letter.SerializeToString()
+
+
+def _headers(headers: Sequence[tuple[str, bytes | None]]) -> Iterator[DeadLetter.Header]:
+    """As many as fit: a letter that is larger than its topic takes would hold up everything behind it."""
+    room = _HEADERS_BYTES_MAX
+    for key, value in headers:
+        room -= len(key) * 4 + len(value or b"") + _HEADER_OVERHEAD
+        if room < 0:
+            return
+        yield DeadLetter.Header(key=_text(key), value=value or b"")
 
 
 def encode_lost_stretch(error: LogTruncated, *, app_id: str = "") -> bytes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum
 from functools import lru_cache
 
@@ -18,14 +18,18 @@ from google.protobuf.message import DecodeError
 
 from rookery.schemas.address import client_address
 from rookery.schemas.envelope_pb2 import Envelope
-from rookery.schemas.errors import CrcMismatch, MissingCrc, Undecodable
+from rookery.schemas.errors import CrcMismatch, FrameTooLarge, MissingCrc, Undecodable
 
 __all__ = [
+    "FRAME_BYTES_MAX",
     "JSON",
+    "KAFKA_HEADERS_MAX",
     "REPLAY_OF",
     "SEAL_BYTES",
     "Envelope",
     "Priority",
+    "check_frame",
+    "check_headers",
     "decode",
     "decode_json",
     "encode_body",
@@ -34,6 +38,12 @@ __all__ = [
 ]
 
 JSON = "application/json"
+
+# What an envelope may have around its payload, bytes: names, ids and headers are kept in windows and mailboxes and
+# copied into replies and dead letters, so their size must not be the sender's choice.
+FRAME_BYTES_MAX = 8_192
+# Kafka headers of one record; ten are known.
+KAFKA_HEADERS_MAX = 64
 # Names the message that this one repeats: its id, or its coordinates if it had none.
 REPLAY_OF = "replay-of"
 
@@ -162,7 +172,7 @@ _parse = Envelope.FromString
 def decode(data: bytes | None) -> Envelope:
     """Check the CRC over the bytes as received and parse them; addresses are not looked at.
 
-    Raises MissingCrc, CrcMismatch or Undecodable, and nothing else.
+    Raises MissingCrc, CrcMismatch, Undecodable or FrameTooLarge, and nothing else.
     """
     if data is None or (size := len(data) - _CRC.size) < 0:
         raise MissingCrc(len(data or b""))
@@ -177,7 +187,25 @@ def decode(data: bytes | None) -> Envelope:
         raise Undecodable(f"it is not an Envelope of rookery.v1: {error}") from None
     if envelope.crc32 != stated:
         raise Undecodable("its last field runs into the crc32, it is not an Envelope of rookery.v1")
+    # A record that is no larger needs no look at its parts.
+    if size > FRAME_BYTES_MAX and (frame := size - len(envelope.payload)) > FRAME_BYTES_MAX:
+        raise FrameTooLarge("bytes of the envelope without its payload", frame, FRAME_BYTES_MAX)
     return envelope
+
+
+def check_headers(headers: Sequence[tuple[str, bytes | None]]) -> None:
+    """Raise FrameTooLarge for Kafka headers that are too many or too large."""
+    if len(headers) > KAFKA_HEADERS_MAX:
+        raise FrameTooLarge("Kafka headers of the record", len(headers), KAFKA_HEADERS_MAX)
+    size = sum(len(name) + len(value or b"") for name, value in headers)
+    if size > FRAME_BYTES_MAX:
+        raise FrameTooLarge("bytes of the record's Kafka headers", size, FRAME_BYTES_MAX)
+
+
+def check_frame(body: bytes, payload: bytes) -> None:
+    """Raise FrameTooLarge for a body that no agent would read; for senders."""
+    if (size := len(body) - len(payload)) > FRAME_BYTES_MAX:
+        raise FrameTooLarge("bytes of the message without its payload (ids, type, headers)", size, FRAME_BYTES_MAX)
 
 
 def is_json(headers: Iterable[tuple[str, bytes | None]]) -> bool:
@@ -202,7 +230,7 @@ def decode_json(  # noqa: PLR0913, PLR0917 - what a Kafka record has
 
     Kafka headers, all optional: `type` (else the member "type" of the body), `id` (else the record's coordinates),
     `sender`, `correlation-id`, `reply-to` (the client's name; replies are plain JSON, too), `deadline-ms`
-    (milliseconds since the epoch), `traceparent`, `replay-of`. Raises Undecodable, and nothing else.
+    (milliseconds since the epoch), `traceparent`, `replay-of`. Raises Undecodable, FrameTooLarge, and nothing else.
     """
     if not key:
         raise Undecodable("a JSON record needs the target's address as its key")
@@ -213,7 +241,7 @@ def decode_json(  # noqa: PLR0913, PLR0917 - what a Kafka record has
         body = msgspec.json.decode(value)
         kind = given.get("type") or (body.get("type") if isinstance(body, dict) else None)
         reply_to = client_address(given["reply-to"], "json") if given.get("reply-to") else ""
-        return Envelope(
+        envelope = Envelope(
             sender=given.get("sender") or reply_to,
             target=key.decode(),
             payload=value,
@@ -229,3 +257,6 @@ def decode_json(  # noqa: PLR0913, PLR0917 - what a Kafka record has
         )
     except (ValueError, RecursionError) as error:  # UTF-8, JSON (also nested too deeply), client name, number
         raise Undecodable(str(error)) from None
+    if (frame := envelope.ByteSize() - len(value)) > FRAME_BYTES_MAX:
+        raise FrameTooLarge("bytes of key, type and headers of the record", frame, FRAME_BYTES_MAX)
+    return envelope

@@ -214,6 +214,16 @@ class Undecodable(EnvelopeError):
         super().__init__(f"record can't be decoded: {why}")
 
 
+class FrameTooLarge(EnvelopeError):
+    """What stands around the payload (names, ids, headers) is more than any message needs; sizes are bytes."""
+
+    reason = "frame-too-large"
+
+    def __init__(self, what: str, size: int, limit: int) -> None:
+        self.what, self.size, self.limit = what, size, limit
+        super().__init__(f"{what}: {size}, the limit is {limit}; put data into the payload, not around it")
+
+
 class PayloadError(RookeryError, ValueError):
     """A message or state that can't be encoded, or a payload that doesn't fit what a handler declares."""
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from rookery.agents.binding import Reply
 from rookery.schemas.address import client_address
-from rookery.schemas.envelope import SEAL_BYTES, Priority, decode, encode_body, seal
+from rookery.schemas.envelope import SEAL_BYTES, Priority, check_frame, decode, encode_body, seal
 from rookery.schemas.errors import AskTimeout, EnvelopeError, MessageTooLarge
 from rookery.schemas.system import ERROR_HEADER
 from rookery.streams.core.outbox import Destination
@@ -78,7 +78,7 @@ class Caller:
         message_id: str = "",
         reply_to: str = "",
     ) -> tuple[Destination, bytes, bytes]:
-        """Destination, key and value of the record that carries a message. Raises MessageTooLarge."""
+        """Destination, key and value of the record that carries a message. Raises MessageTooLarge, FrameTooLarge."""
         body = encode_body(
             sender or self.address,
             target,
@@ -94,6 +94,7 @@ class Caller:
         )
         if len(body) + SEAL_BYTES > self._message_bytes_max:
             raise MessageTooLarge(len(body) + SEAL_BYTES, self._message_bytes_max, target)
+        check_frame(body, payload)
         destination, key = self._router.inbox(target, priority)
         return destination, key, seal(body)
 

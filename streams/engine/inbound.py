@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from rookery.agents.system import read_spawn
 from rookery.ops.settings import Settings
 from rookery.schemas.address import parse, partition_of
-from rookery.schemas.envelope import Envelope, Priority, decode, decode_json, is_json
+from rookery.schemas.envelope import Envelope, Priority, check_headers, decode, decode_json, is_json
 from rookery.schemas.errors import InvalidAddress, Misrouted, NotSpawned, Overloaded, PayloadError
 from rookery.schemas.system import REPLY, RESUME, SPAWN
 from rookery.streams.core.mailbox import LANES, Item, Mailbox
@@ -36,6 +36,7 @@ class EnvelopeReader:
     def __call__(self, record: Record) -> Envelope:
         """The envelope of a record. Raises EnvelopeError."""
         headers = record.headers
+        check_headers(headers)
         if is_json(headers):
             return decode_json(
                 record.key,

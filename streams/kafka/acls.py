@@ -65,7 +65,7 @@ def needed(app_id: str, role: str) -> tuple[Acl, ...]:
         )
     owned = (*names.inboxes, names.journal, names.control)
     if role == "operator":
-        every = (*owned, names.deadletter, names.fence)
+        every = (*owned, names.deadletter, names.replayed, names.fence)
         operations = ("READ", "WRITE", "CREATE", "DELETE", "ALTER", "DESCRIBE_CONFIGS", "ALTER_CONFIGS")
         return (
             *(Acl("topic", name, False, operations) for name in every),
@@ -76,6 +76,7 @@ def needed(app_id: str, role: str) -> tuple[Acl, ...]:
     return (
         *(Acl("topic", name, False, ("READ", "WRITE", "DESCRIBE_CONFIGS")) for name in owned),
         *(Acl("topic", name, False, ("WRITE", "DESCRIBE_CONFIGS")) for name in (names.deadletter, names.fence)),
+        Acl("topic", names.replayed, False, ("DESCRIBE", "DESCRIBE_CONFIGS")),
         Acl("topic", replies, True, ("WRITE",)),
         Acl("group", app_id, False, ("READ",)),
         Acl("transactional-id", leases, True, ("WRITE",)),

@@ -12,7 +12,15 @@ from typing import Any, NamedTuple, Protocol
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import TopicAlreadyExistsError, UnknownTopicOrPartitionError, for_code
+from aiokafka.errors import (
+    GroupCoordinatorNotAvailableError,
+    GroupIdNotFound,
+    NonEmptyGroup,
+    TopicAlreadyExistsError,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
+from aiokafka.protocol.admin import DeleteGroupsRequest
 
 from rookery.schemas.errors import ConfigurationError, WrongTopic
 from rookery.streams.core.routing import Topics
@@ -256,7 +264,7 @@ async def ensure(settings: TopicSettings, client_kwargs: Mapping[str, Any], *, m
 
 
 async def remove(app_id: str, client_kwargs: Mapping[str, Any]) -> list[str]:
-    """Delete all topics of an application, reply topics too, with everything in them; returns their names."""
+    """Delete an application's topics, reply topics too, with everything in them, and its group; returns the topics."""
     names = Topics(app_id)
     ours = {*names.inboxes, names.journal, names.deadletter, names.replayed, names.fence, names.control}
     async with admin(client_kwargs) as client:
@@ -265,4 +273,18 @@ async def remove(app_id: str, client_kwargs: Mapping[str, Any]) -> list[str]:
             for name, code in (await client.delete_topics(there)).topic_error_codes:
                 if code not in (NO_ERROR, UNKNOWN):
                     raise for_code(code)(f"deleting topic {name}")
+        await _remove_group(client, app_id)
     return there
+
+
+async def _remove_group(client: AIOKafkaAdminClient, app_id: str) -> None:
+    """Forget what the group has committed, else an application of that name would seem to have handled messages."""
+    try:
+        coordinator = await client.find_coordinator(app_id)
+    except GroupCoordinatorNotAvailableError:
+        return  # a new broker, where no group has been yet
+    request = DeleteGroupsRequest([app_id])
+    for name, code in (await client._send_request(request, coordinator)).results:
+        # One with members is left: its workers stop by themselves, now that the topics are gone.
+        if code not in (NO_ERROR, GroupIdNotFound.errno, NonEmptyGroup.errno):
+            raise for_code(code)(f"deleting the group {name}")

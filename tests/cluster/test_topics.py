@@ -3,6 +3,7 @@
 import uuid
 
 import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
@@ -35,6 +36,12 @@ async def test_the_life_of_an_application(broker: str, admin: AIOKafkaAdminClien
         assert "--entity-name " + journal in wrong.value.command
         with pytest.raises(ConfigurationError, match="export ROOKERY_PARTITIONS=2"):
             await topics.ensure(Settings.load(app_id=settings.app_id, partitions=3, broker=broker), kwargs)
+        offsets = {TopicPartition(f"{settings.app_id}.inbox.low", 0): 0}
+        async with AIOKafkaConsumer(**kwargs, group_id=settings.app_id, enable_auto_commit=False) as member:
+            member.assign(list(offsets))
+            await member.commit(offsets)
+        assert settings.app_id in [name for name, *_ in await admin.list_consumer_groups()]
     finally:
-        assert len(await topics.remove(settings.app_id, kwargs)) == 9
+        assert len(await topics.remove(settings.app_id, kwargs)) == len(topics.specs(settings)) + 1
+    assert settings.app_id not in [name for name, *_ in await admin.list_consumer_groups()]
     assert await topics.remove(settings.app_id, kwargs) == []

@@ -175,3 +175,18 @@ async def test_more_than_the_window_is_fetched_in_turns_and_none_is_forgotten() 
         assert cluster.state("Sum/a").total == 3_000
         assert len(paused) > 1
         assert port.paused == set()
+
+
+@virtual
+async def test_what_is_over_the_limits_becomes_a_letter_and_holds_up_nothing() -> None:
+    async with Kit(Sum) as kit:
+        put_json(kit, "Sum/a", b'{"type": "Add", "n": 1}', *[("h", b"")] * 100_000)
+        put_json(kit, "Sum/a", b'{"type": "Add", "n": 1}', ("id", b"x" * 900_000))
+        put_json(kit, "Sum/a", b'{"type": "' + b"x" * 900_000 + b'"}')
+        put_json(kit, "Sum/a", b"[" * 900_000)
+        post(kit.log, "Sum/a", Add(1), id="x" * 900_000)
+        put_json(kit, "Sum/a", b'{"type": "Add", "n": 2}')
+        await kit.settle()
+        reasons = [letter.reason for letter in kit.dead_letters()]
+        assert reasons == ["frame-too-large"] * 3 + ["undecodable", "frame-too-large"]
+        assert kit.manager.get_agent("Sum/a").total == 2
