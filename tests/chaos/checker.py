@@ -29,10 +29,11 @@ from tests.chaos.evidence import (
     Evidence,
     InboxRecord,
     Letter,
+    Reply,
 )
 from tests.chaos.journals import Journals, read_journals
 from tests.chaos.wire import LANES, Heard, Order
-from tests.chaos.workload import DO, REPORT, chain
+from tests.chaos.workload import ANSWER, DO, REPORT, chain
 
 Place = tuple[int, int, int]
 read_order = msgspec.json.Decoder(Order).decode
@@ -53,12 +54,13 @@ class Stream:
 class Log:
     """What the inboxes hold."""
 
-    streams: dict[tuple[str, str, int], Stream] = field(default_factory=lambda: defaultdict(Stream))
+    streams: dict[tuple[str, str, str], Stream] = field(default_factory=lambda: defaultdict(Stream))
     ids: dict[str, Place] = field(default_factory=dict)  # first occurrence
     sequenced: dict[str, Place] = field(default_factory=dict)  # those that agents sent
     values: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     balances: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     asked: dict[str, Place] = field(default_factory=dict)
+    answers: list[Reply] = field(default_factory=list)  # of agents to agents
     repeats: int = 0
     handled: int = 0
 
@@ -98,16 +100,19 @@ def _inboxes(records: Iterable[InboxRecord], letters: dict[Place, list[Letter]],
             log.repeats += 1
             continue
         order = None if message is None else _order_of(message)
+        ops = [] if order is None else [op[0] for op in order.ops]
         if message is not None and message.id:
             log.ids[message.id] = record.place
             if message.sequence:
                 log.sequenced[message.id] = record.place
             if message.reply_to:
                 log.asked[message.id] = record.place
-        fails = order is None or any(op[0] == "fail" for op in order.ops)
+            if message.type == ANSWER:
+                log.answers.append(Reply(message.causation_id, message.id, at(record.place)))
+        fails = order is None or "fail" in ops
         given_up = letters.pop(record.place, None)
         if fails or given_up:
-            yield from _given_up(record, fails, given_up or [])
+            yield from _given_up(record, fails, "fickle" in ops, given_up or [])
             continue
         if message is not None and order is not None:
             log.handled += 1
@@ -117,7 +122,7 @@ def _inboxes(records: Iterable[InboxRecord], letters: dict[Place, list[Letter]],
 
 def _order_of(message: Heard) -> Order | None:
     """What a message asks for; None if no agent can know."""
-    if message.type not in (DO, REPORT):
+    if message.type not in (DO, REPORT, ANSWER):
         return None
     try:
         return read_order(message.payload)
@@ -125,11 +130,11 @@ def _order_of(message: Heard) -> Order | None:
         return None
 
 
-def _given_up(record: InboxRecord, fails: bool, letters: list[Letter]) -> Iterator[Anomaly]:
+def _given_up(record: InboxRecord, fails: bool, may_fail: bool, letters: list[Letter]) -> Iterator[Anomaly]:
     subject = at(record.place)
-    if not fails:
+    if not fails and not may_fail:
         yield Anomaly(DEAD_LETTER_MISMATCH, subject, f"given up as {letters[0].reason}, but it can be handled")
-    elif not letters:
+    elif fails and not letters:
         yield Anomaly(DEAD_LETTER_MISMATCH, subject, "it can't be handled, but there is no dead letter")
     for letter in letters:
         if letter.value != record.value:
@@ -146,7 +151,7 @@ def _enter(log: Log, record: InboxRecord, message: Heard, order: Order) -> Itera
     """Enter a message in the books as its agent must."""
     target = message.target
     if order.n:
-        stream = log.streams[message.sender, target, record.lane]
+        stream = log.streams[message.sender, target, f"{record.lane}{'?' * order.asked}"]
         if message.sequence and order.n != stream.last + 1:
             subject = f"{message.sender} to {target}"
             if order.n <= stream.last:
@@ -179,8 +184,8 @@ def _clients(evidence: Evidence, log: Log) -> Iterator[Anomaly]:
 
 def _replies(evidence: Evidence, log: Log) -> Iterator[Anomaly]:
     answered: dict[str, dict[str, str]] = defaultdict(dict)
-    for reply in evidence.replies:
-        answered[reply.correlation_id].setdefault(reply.id, reply.at)
+    for reply in (*evidence.replies, *log.answers):
+        answered[reply.question].setdefault(reply.id, reply.at)
     for message_id, place in log.asked.items():
         ids = answered.get(message_id)
         if not ids:
@@ -204,28 +209,42 @@ def _books(evidence: Evidence, log: Log, journals: Journals) -> Iterator[Anomaly
             yield Anomaly(STUCK, agent, "it did not answer")
             continue
         wrong = list(_heard(agent, books, heard[agent]))
-        for target, number in _union(books["sent"], sent[agent]):
-            arrived = sent[agent][target].last if target in sent[agent] else 0
-            committed = number or 0
-            if committed > arrived:
-                yield Anomaly(LOST_SEND, f"{agent} to {target}", f"sent {committed}, {arrived} arrived")
-            elif committed < arrived:
-                yield Anomaly(GHOST_SEND, f"{agent} to {target}", f"sent {committed}, but {arrived} arrived")
-        for name, expected in (("value", log.values), ("balance", log.balances)):
-            if not wrong and books[name] != expected.get(agent, 0):
-                wrong.append(
-                    Anomaly(STATE_DIVERGENCE, agent, f"{name} is {books[name]}, by the log {expected.get(agent, 0)}")
-                )
-        yield from wrong
-        written = journals.states.get(agent)
-        for name in ("heard", "sent", "value", "balance"):
-            if written is not None and written.get(name) != books[name]:
-                yield Anomaly(
-                    STATE_DIVERGENCE, agent, f"{name}: the agent says {books[name]}, the journal {written.get(name)}"
-                )
-                break
-        if written is None and (books["heard"] or books["value"]):
+        yield from wrong or _sums(agent, books, log)
+        yield from _sent(agent, books, sent[agent])
+        yield from _written(agent, books, journals.states.get(agent))
+
+
+def _sums(agent: str, books: Mapping[str, Any], log: Log) -> Iterator[Anomaly]:
+    for name, expected in (("value", log.values.get(agent, 0)), ("balance", log.balances.get(agent, 0))):
+        if books[name] != expected:
+            yield Anomaly(STATE_DIVERGENCE, agent, f"{name} is {books[name]}, by the log {expected}")
+    if books["mixed"]:
+        yield Anomaly(STATE_DIVERGENCE, agent, "a step gave what another call had made", books["mixed"])
+
+
+def _sent(agent: str, books: Mapping[str, Any], streams: Mapping[str, Stream]) -> Iterator[Anomaly]:
+    for target, number in _union(books["sent"], streams):
+        arrived, committed = streams.get(target, Stream()).last, number or 0
+        if committed > arrived:
+            yield Anomaly(LOST_SEND, f"{agent} to {target}", f"sent {committed}, {arrived} arrived")
+        elif committed < arrived:
+            yield Anomaly(GHOST_SEND, f"{agent} to {target}", f"sent {committed}, but {arrived} arrived")
+    asked = sum(number for stream, number in books["sent"].items() if stream.endswith("?"))
+    if asked != books["answered"]:
+        name = REPLY_LOST if asked > books["answered"] else REPLY_DOUBLED
+        yield Anomaly(name, agent, f"it asked {asked} times and took {books['answered']} answers")
+
+
+def _written(agent: str, books: Mapping[str, Any], state: Mapping[str, Any] | None) -> Iterator[Anomaly]:
+    """What the agent says against what the journal says of it."""
+    if state is None:
+        if books["heard"] or books["value"]:
             yield Anomaly(STATE_DIVERGENCE, agent, "the journal does not know it")
+        return
+    for name in ("heard", "sent", "value", "balance"):
+        if state[name] != books[name]:
+            yield Anomaly(STATE_DIVERGENCE, agent, f"{name}: the agent says {books[name]}, the journal {state[name]}")
+            return
 
 
 def _heard(agent: str, books: Mapping[str, Any], expected: Mapping[str, Stream]) -> Iterator[Anomaly]:
@@ -280,6 +299,8 @@ def _ends(evidence: Evidence, journals: Journals) -> Iterator[Anomaly]:
         prefix = 0 if position is None else position.lanes[lane].prefix
         if prefix < end:
             yield Anomaly(STUCK, f"{LANES[lane]}-{partition}", f"done up to {prefix}, the inbox ends at {end}")
+    for cell, where in journals.cells.items():
+        yield Anomaly(STUCK, cell.replace("\x1f", " "), f"is left in {where}")
     for partition, position in journals.positions.items():
         if position.sent_through < position.next_slot - 1:
             why = f"slots after {position.sent_through} of {position.next_slot - 1} are not sent"

@@ -83,9 +83,9 @@ class Letter(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """A record of a client's reply topic."""
+    """An answer: a record of a client's reply topic, or of an inbox; `question` is the id of what it answers."""
 
-    correlation_id: str
+    question: str
     id: str
     at: str = ""
 

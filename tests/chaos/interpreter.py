@@ -7,26 +7,41 @@ an agent hears from few senders. `workload` says what an order is.
 from __future__ import annotations
 
 import asyncio
+import random
 from typing import Any
 
-from rookery import Agent, handler
+from rookery import Agent, Policy, Supervision, handler
 from tests.chaos.wire import Order
 from tests.chaos.workload import AGENT, DO, REPORT, chain
 
 # Oddities remembered with their numbers; the count goes on.
 ODD_MAX = 20
+# An answer may take as long as a fault lasts, and what follows it; seconds.
+PATIENCE = 600.0
 
 
 class OrderedToFail(Exception):
     """The order said so."""
 
 
+class Flaky(Exception):
+    """To be tried again."""
+
+
+def draw(who: str) -> list[Any]:
+    """What a step does: something that comes out differently each time; `who` comes back."""
+    return [who, random.random()]
+
+
 class Clerk(Agent):
     """See the head of this module."""
 
     agent_type = AGENT
+    supervision = Supervision(attempts=10, backoff=0.05, policies={OrderedToFail: Policy.DEAD_LETTER})
     heard: dict[str, list[int]] = {}  # noqa: RUF012 - state; "sender|lane" -> count, last number, chain of ids
-    sent: dict[str, int] = {}  # noqa: RUF012 - "target|lane" -> last number
+    sent: dict[str, int] = {}  # noqa: RUF012 - "target|lane" -> last number; with a "?" behind: questions
+    answered: int = 0
+    mixed: int = 0  # steps that gave what another call had made
     value: int = 0
     balance: int = 0
     odd_count: int = 0
@@ -36,7 +51,7 @@ class Clerk(Agent):
     async def do(self, order: Order) -> dict[str, Any]:
         """Enter the order in the books and carry it out."""
         if order.n:
-            self._enter(f"{self.sender}|{self.message.priority}", order.n)
+            self._enter(f"{self.sender}|{self.message.priority}{'?' * order.asked}", order.n)
         for op, *args in order.ops:
             await getattr(self, f"_{op}")(*args)
         return {"value": self.value}
@@ -49,6 +64,8 @@ class Clerk(Agent):
             "sent": self.sent,
             "value": self.value,
             "balance": self.balance,
+            "answered": self.answered,
+            "mixed": self.mixed,
             "odd_count": self.odd_count,
             "odd": self.odd,
         }
@@ -76,10 +93,32 @@ class Clerk(Agent):
     async def _send(self, target: str, lane: int, ops: list[list[Any]]) -> None:
         self._order(target, lane, ops)
 
+    async def _ask(self, target: str, lane: int, ops: list[list[Any]]) -> None:
+        order = {"type": DO, "n": self._number(f"{target}|{lane}?"), "ops": ops, "asked": True}
+        await self.ask(target, order, PATIENCE, priority=lane)  # type: ignore[arg-type]
+        self.answered += 1
+
+    async def _step(self) -> None:
+        who, _ = await self.step("draw", draw, self.message.id)
+        self.mixed += who != self.message.id
+
+    async def _fickle(self) -> None:
+        whim = str(random.random())
+        who, _ = await self.step("draw", draw, whim)
+        await asyncio.sleep(0.3)
+        self.mixed += who != whim
+
+    async def _flaky(self, times: int) -> None:
+        if self.attempt < times:
+            raise Flaky(self.attempt)
+
     async def _fail(self) -> None:
         raise OrderedToFail(self.message.id)
 
     def _order(self, target: str, lane: int, ops: list[list[Any]]) -> None:
-        stream = f"{target}|{lane}"
+        order = {"type": DO, "n": self._number(f"{target}|{lane}"), "ops": ops}
+        self.send(target, order, priority=lane)  # type: ignore[arg-type]
+
+    def _number(self, stream: str) -> int:
         n = self.sent[stream] = self.sent.get(stream, 0) + 1
-        self.send(target, {"type": DO, "n": n, "ops": ops}, priority=lane)  # type: ignore[arg-type]
+        return n

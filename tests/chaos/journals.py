@@ -8,8 +8,18 @@ from typing import Any
 
 import msgspec
 
-from tests.chaos.evidence import SPLIT_WRITER, STALE_ACCEPTED, Anomaly, JournalRow
-from tests.chaos.wire import CELL_MARK, Damaged, Pos, read_agent, read_envelope, read_position, read_slot
+from tests.chaos.evidence import DOUBLED, SPLIT_WRITER, STALE_ACCEPTED, Anomaly, JournalRow
+from tests.chaos.wire import (
+    CELL_MARK,
+    DONE,
+    Damaged,
+    Pos,
+    read_agent,
+    read_envelope,
+    read_position,
+    read_slot,
+    read_step,
+)
 
 RETIRED = 1
 
@@ -55,10 +65,18 @@ def read_journals(rows: Iterable[JournalRow]) -> Journals:
         highest[row.partition] = number
         if row.key == b"~pos" and row.value is not None:
             _position(journals, row)
+        if b"\x1fstep/" in row.key and row.value is not None:
+            _step(journals, row, values.get((row.partition, row.key)))
         if row.value is None:
             values.pop((row.partition, row.key), None)
         elif not row.key.startswith(b"~"):
             values[row.partition, row.key] = row.value
+    _split(journals, values)
+    return journals
+
+
+def _split(journals: Journals, values: dict[tuple[int, bytes], bytes]) -> None:
+    """Agents and cells, as the journal leaves them."""
     for (partition, key), value in values.items():
         if CELL_MARK in key:
             journals.cells[key.decode()] = f"journal {partition}"
@@ -66,7 +84,14 @@ def read_journals(rows: Iterable[JournalRow]) -> Journals:
         agent = read_agent(value)
         if not agent.flags & RETIRED:
             journals.states[key.decode()] = msgspec.msgpack.decode(agent.state)
-    return journals
+
+
+def _step(journals: Journals, row: JournalRow, before: bytes | None) -> None:
+    """A finished step stays as it is: what was done outside is not done again."""
+    if before is None or read_step(before) != DONE or before == row.value:
+        return
+    step = row.key.decode().replace(CELL_MARK.decode(), " ")
+    journals.anomalies.append(Anomaly(DOUBLED, step, f"it was finished, and again at {row.partition}@{row.offset}"))
 
 
 def _slot(journals: Journals, row: JournalRow, stale: bool) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from rookery.schemas.cells import Step, StepState, encode_cell
 from rookery.schemas.envelope import encode_body, seal
 from rookery.schemas.journal import (
     LanePosition,
@@ -65,9 +66,17 @@ class Run:
         self.replies = [Reply("c2", "r1"), Reply("c2", "r1")]
         self.heard_by_a = [2, 2, chain(chain(0, "c1"), "c2")]
         self.heard_by_b = [2, 2, chain(chain(0, "a1"), "a2")]
+        none = {"balance": -3, "odd": [], "answered": 0, "mixed": 0}
         self.books: dict[str, Any] = {
-            A: {"heard": {f"{CLIENT}|1": self.heard_by_a}, "sent": {f"{B}|1": 2}, "value": 5, "balance": -3, "odd": []},
-            B: {"heard": {f"{A}|1": self.heard_by_b}, "sent": {}, "value": 7, "balance": 3, "odd": []},
+            A: {
+                "heard": {f"{CLIENT}|1": self.heard_by_a},
+                "sent": {f"{B}|1": 2},
+                "value": 5,
+                "balance": -3,
+                "odd": [],
+                **none,
+            },
+            B: {"heard": {f"{A}|1": self.heard_by_b}, "sent": {}, "value": 7, **none, "balance": 3},
         }
         self.slot_messages = self.values[5:7]
         self.positions = [self.position(5, 3, 0), self.position(7, 3, 1)]
@@ -203,6 +212,26 @@ def keep_a_slot(run: Run) -> None:
     run.positions[1] = run.position(7, 3, 0)
 
 
+def keep_a_message(run: Run) -> None:
+    rows = [*run.journal(), JournalRow(0, 9, f"{A}\x1fparked/1/00000000000000000001".encode(), b"\1", 0)]
+    run.journal = lambda: rows  # type: ignore[method-assign]
+
+
+def run_a_step_again(run: Run) -> None:
+    key = f"{A}\x1fstep/1/00000000000000000000/000000".encode()
+    steps = [encode_cell(Step("step", "draw", b"", StepState.DONE, payload=payload)) for payload in (b"1", b"2")]
+    rows = [*run.journal(), *(JournalRow(0, 9 + n, key, value, 0) for n, value in enumerate([*steps, None]))]
+    run.journal = lambda: rows  # type: ignore[method-assign]
+
+
+def take_an_answer_twice(run: Run) -> None:
+    run.books[A]["answered"] = 1
+
+
+def mix_steps_up(run: Run) -> None:
+    run.books[A]["mixed"] = 1
+
+
 def fall_silent(run: Run) -> None:
     run.books[A] = None
 
@@ -229,6 +258,10 @@ WRONG: list[tuple[str, Callable[[Run], None]]] = [
     (names.STUCK, stop_early),
     (names.STUCK, keep_a_slot),
     (names.STUCK, fall_silent),
+    (names.STUCK, keep_a_message),
+    (names.DOUBLED, run_a_step_again),
+    (names.REPLY_DOUBLED, take_an_answer_twice),
+    (names.STATE_DIVERGENCE, mix_steps_up),
 ]
 
 

@@ -133,7 +133,7 @@ def replies(found: dict[int, list[ConsumerRecord]]) -> list[Reply]:
     for records in found.values():
         for record in records:
             message = read_envelope(record.value)
-            answers.append(Reply(message.correlation_id, message.id, str(record.offset)))
+            answers.append(Reply(message.causation_id, message.id, str(record.offset)))
     return answers
 
 

@@ -33,7 +33,7 @@ class Order(msgspec.Struct):
 
     n: int = 0
     ops: list[list[object]] = []
-    pad: str = ""
+    asked: bool = False
 
 
 class Heard(NamedTuple):
@@ -46,7 +46,7 @@ class Heard(NamedTuple):
     source: int
     sequence: int
     payload: bytes
-    correlation_id: str = ""
+    causation_id: str = ""
     reply_to: str = ""
 
 
@@ -65,7 +65,7 @@ def read_envelope(value: bytes | None) -> Heard:
         raise Damaged(str(error)) from None
     delivery = e.delivery
     return Heard(
-        e.id, e.sender, e.target, e.type, delivery.source, delivery.sequence, e.payload, e.correlation_id, e.reply_to
+        e.id, e.sender, e.target, e.type, delivery.source, delivery.sequence, e.payload, e.causation_id, e.reply_to
     )
 
 
@@ -193,6 +193,14 @@ def read_agent(value: bytes) -> AgentRow:
     flags, _, size = reader.numbers("BIH")
     name = reader.take(size).decode()
     return AgentRow(flags, name, value[reader.at :])
+
+
+DONE = 2
+
+
+def read_step(value: bytes) -> int:
+    """The state of a step's cell: a format byte, then msgpack: kind, name, digest, state, what came of it."""
+    return int(msgspec.msgpack.decode(_open(value).data[1:])[3])
 
 
 def lease_of(headers: Sequence[tuple[str, bytes]]) -> int | None:

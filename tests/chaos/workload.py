@@ -2,13 +2,18 @@
 
 A message of type "do" is an order: a number and operations. The number counts the messages of one sender to one agent
 in one lane (a *stream*), so the agent itself notices whatever is lost, doubled or out of order, in bounded state. An
-order that will fail has number 0 and must end as a dead letter.
+order that will fail has number 0 and must end as a dead letter; so has a fickle one, which may. Questions are streams
+of their own, since they leave in the middle of a turn, and a turn that fails asks nothing.
 
     ["add", k]                       value += k
     ["pay", target, lane, amount]    take it from the own balance, send an order with ["take", amount]
     ["send", target, lane, [ops]]    send an order
+    ["ask", target, lane, [ops]]     ask that an order be carried out, and wait for the answer
+    ["step"]                         a durable step that draws a random number
     ["sleep", seconds]
+    ["flaky", times]                 raise that often, then go on
     ["fail"]                         raise, after everything before it
+    ["fickle"]                       a step whose arguments change: to be refused if the turn runs again
 """
 
 from __future__ import annotations
@@ -25,12 +30,13 @@ from tests.chaos.wire import Order, write_envelope
 
 AGENT = "Clerk"
 DO, REPORT = "do", "report"
+ANSWER = "rookery.reply"  # of an agent to an agent
 # Whom an agent writes to: the one so much further on, so that senders and receivers of an agent stay few.
 STRIDES = (1, 17, 101)
 
 
 class Command(NamedTuple):
-    """One message of a client before it has a number; `fails` says that it must become a dead letter."""
+    """One message of a client before it has a number; `fails` says that it must or may become a dead letter."""
 
     target: str
     lane: int
@@ -49,10 +55,11 @@ def commands(seed: int, agents: int) -> Iterator[Command]:
     rng = random.Random(seed)
     while True:
         me = rng.randrange(agents)
-        fails = rng.random() < 0.01
         ops = _program(rng, me, agents, depth=2)
+        end = rng.random()
+        fails = end < 0.02 and ops[-1][0] != "ask"
         if fails:
-            ops.append(["fail"])
+            ops.append(["fail"] if end < 0.01 else ["fickle"])
         yield Command(address(me), _lane(rng), ops, asks=rng.random() < 0.1, fails=fails)
 
 
@@ -66,6 +73,14 @@ def _program(rng: random.Random, me: int, agents: int, depth: int) -> list[list[
         ops.append(["pay", address((me + rng.choice(STRIDES)) % agents), _lane(rng), rng.randrange(1, 10)])
     elif kind < 0.65:
         ops.append(["sleep", round(rng.random() * 0.2, 3)])
+    elif kind < 0.652:
+        ops.append(["sleep", 4])  # longer than a message stays in the inbox
+    elif kind < 0.69:
+        ops.append(["step"])
+    elif kind < 0.70:
+        ops.append(["flaky", rng.randrange(1, 4)])
+    elif kind < 0.73 and depth and (other := me + rng.choice(STRIDES)) < agents:  # only upwards: nobody waits in a ring
+        ops.append(["ask", address(other), _lane(rng), _program(rng, other, agents, depth=0)])
     return ops
 
 
