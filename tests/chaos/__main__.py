@@ -37,6 +37,8 @@ def main() -> int:
     parser.add_argument("--session-timeout", type=float, default=10.0, help="seconds until a dead worker is missed")
     parser.add_argument("--gap", type=float, default=5.0, help="seconds between faults, about")
     parser.add_argument("--faults", default=",".join(USUAL), help=f"kinds: {', '.join(sorted(nemesis.KINDS))}, or none")
+    parser.add_argument("--store", default="memory", choices=("memory", "rocksdb"))
+    parser.add_argument("--compaction", action="store_true", help="compact the journal meanwhile, without a lag")
     parser.add_argument("--off", default="", help="a mechanism to switch off, see `mutations`")
     parser.add_argument("--folder", type=Path, default=Path(".rookery/chaos"), help="logs and history")
     options = vars(parser.parse_args())

@@ -18,12 +18,16 @@ LINE_SECONDS = 0.5
 
 points = failpoints.Failpoints(FOLDER, WORKER)
 failpoints.install(points)
+failpoints.reroute(json.loads(os.environ.get("CHAOS_LINKS", "{}")))
 mutations.switch_off(os.environ.get("CHAOS_OFF", ""))
 
 from rookery import App  # noqa: E402 - what it binds at import must be patched before
+from rookery.streams.kafka import topics  # noqa: E402
 from tests.chaos.interpreter import Clerk  # noqa: E402
 
 points.poll()
+if os.environ.get("CHAOS_COMPACTION"):
+    topics.COMPACTION_LAG_MS = 0  # the policy that protects stale records from it is off: the fence has to do
 app = App(agents=[Clerk])
 
 

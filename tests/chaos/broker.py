@@ -10,12 +10,12 @@ from pathlib import Path
 
 import psutil
 
-from rookery.ops.servers import addresses, process
+from rookery.ops.servers import addresses, local_kafka, process
 from rookery.ops.servers.lifecycle import HOME
-from rookery.ops.servers.local_kafka import start_kafka
 from rookery.ops.servers.process import Identity, Record
 
 START_SECONDS = 90.0
+PROPERTIES = local_kafka._PROPERTIES
 
 
 class Broker:
@@ -69,7 +69,9 @@ def own_broker(progress: Callable[[str], object], home: Path = HOME) -> Iterator
     home = home.absolute()
     folder = process.new_folder(home, "kafka", detached=False, progress=progress)
     try:
-        address = start_kafka(folder, home, detached=False, progress=progress)
+        # The log cleaner looks for work every 15 s by default, and a run may be as short as that.
+        local_kafka._PROPERTIES = f"{PROPERTIES}log.cleaner.backoff.ms=1000\n"  # type: ignore[misc]
+        address = local_kafka.start_kafka(folder, home, detached=False, progress=progress)
         yield Broker(address, folder)
     finally:
         server = Record.read(folder).server

@@ -139,3 +139,13 @@ def install(points: Failpoints) -> None:
     wall, wall_ns = time.time, time.time_ns
     time.time = lambda: wall() + points.clock_offset
     time.time_ns = lambda: wall_ns() + int(points.clock_offset * 1e9)
+
+
+def reroute(links: dict[str, int]) -> None:
+    """Connections to these servers go to ports of this machine instead: see `proxy`."""
+    connect = asyncio.BaseEventLoop.create_connection
+
+    async def rerouted(self: Any, factory: Any, host: Any = None, port: Any = None, **options: Any) -> Any:
+        return await connect(self, factory, host, links.get(f"{host}:{port}", port), **options)
+
+    asyncio.BaseEventLoop.create_connection = rerouted  # type: ignore[assignment,method-assign]

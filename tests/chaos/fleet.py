@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -98,14 +98,15 @@ class Worker:
 class Fleet:
     """All workers."""
 
-    def __init__(self, folder: Path, env: dict[str, str], count: int) -> None:
+    def __init__(self, folder: Path, env: Callable[[str], dict[str, str]], names: Iterable[str]) -> None:
+        """`env` gives a worker's environment."""
         self._folder, self._env = folder, env
-        self.workers = [Worker(f"worker-{number}", folder, env) for number in range(1, count + 1)]
+        self.workers = [Worker(name, folder, env(name)) for name in names]
         self.bad_ends: list[str] = []
 
     def add_place(self, name: str) -> Worker:
         """One more place."""
-        worker = Worker(name, self._folder, self._env)
+        worker = Worker(name, self._folder, self._env(name))
         self.workers.append(worker)
         return worker
 
@@ -123,9 +124,11 @@ class Fleet:
             return [json.loads(line) for line in (self._folder / "fired.jsonl").read_text().splitlines()]
         return []
 
-    def grep(self, text: str) -> int:
-        """Lines of the logs with this text."""
-        return sum(worker.log.read_text(errors="replace").count(text) for worker in self.workers if worker.log.exists())
+    def count(self, file: str) -> int:
+        """Lines of a file in the run's folder."""
+        with contextlib.suppress(FileNotFoundError):
+            return len((self._folder / file).read_text().splitlines())
+        return 0
 
     async def stop(self, worker: Worker) -> int:
         """SIGTERM, and the exit code; one that takes too long is killed."""

@@ -39,7 +39,8 @@ class Generator:
         self.app_id, self.broker, self.rate = order["app_id"], order["broker"], order["rate"]
         self._agents = order["agents"]
         self._rng = random.Random(order["seed"])
-        self._commands = workload.commands(order["seed"], order["agents"])
+        self._commands = workload.commands(order["seed"], order["agents"], order["emphasis"])
+        self._poisoned = order["emphasis"].get("poison", POISONED)
         self._numbers: dict[tuple[str, int], int] = defaultdict(int)
         self._history = Path(order["history"]).open("w")  # noqa: SIM115 - open as long as the process
         self._recent: deque[tuple[str, bytes, bytes]] = deque(maxlen=AGAIN)
@@ -84,7 +85,7 @@ class Generator:
 
     async def _one(self) -> None:
         """Send one message, and see to its outcome in the background."""
-        if self._rng.random() < POISONED:
+        if self._rng.random() < self._poisoned:
             await self._poison()
         command = next(self._commands)
         n = 0

@@ -10,6 +10,7 @@ import random
 import signal
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import psutil
 
@@ -25,7 +26,10 @@ PATIENCE = 40.0
 
 @dataclass
 class Fault:
-    """One fault: its kind, and when it strikes at the earliest, in seconds from the start of the load."""
+    """One fault: its kind, and when it strikes at the earliest, in seconds from the start of the load.
+
+    A kind may name a failpoint: "failpoint:acked".
+    """
 
     kind: str
     at: float
@@ -42,6 +46,8 @@ class World:
     broker: Broker
     generator_pid: int
     again_count: Callable[[], int]
+    network: Callable[[dict[str, dict[str, Any]]], None]  # see `proxy`
+    inbox: str  # the topic of NORMAL
     session_timeout: float
     partitions: int
     rng: random.Random
@@ -54,6 +60,9 @@ class World:
         able = [w for w in self.fleet.workers if w.alive and not w.frozen and w.now().get("owned")]
         return self.rng.choice(able) if able else None
 
+
+NETWORK = {"cut", "black-hole"}
+"""Kinds that need the proxy."""
 
 Act = Callable[[World, Fault], Awaitable[None]]
 KINDS: dict[str, Act] = {}
@@ -87,7 +96,7 @@ async def strike(world: World, faults: Sequence[Fault], say: Callable[[str], Non
         if world.stopping.is_set():
             return
         before = loop.time()
-        await KINDS[one.kind](world, one)
+        await KINDS[one.kind.partition(":")[0]](world, one)
         one.seconds = loop.time() - before
         say(f"{before - started:6.1f} s  {one.kind}: {one.did or 'nobody to strike'}; {', '.join(one.effects) or '-'}")
 
@@ -122,7 +131,8 @@ async def failpoint(world: World, one: Fault) -> None:
     points = [p for p in failpoints.POINTS if p not in (failpoints.CLAIMING, failpoints.CLAIMED, failpoints.FOLDED)]
     if (victim := world.victim()) is None:
         return
-    await _die_at(world, one, victim, world.rng.choice(points), world.rng.randrange(1, 20))
+    point = one.kind.partition(":")[2] or world.rng.choice(points)
+    await _die_at(world, one, victim, point, world.rng.randrange(1, 20))
 
 
 @fault
@@ -275,6 +285,44 @@ async def clock_jump(world: World, one: Fault) -> None:
 
     if await until(jumped, 5):
         one.effects.append("its clock says so")
+
+
+# --- network ---------------------------------------------------------------------------------------------------------
+
+
+@fault
+async def cut(world: World, one: Fault) -> None:
+    """Nothing passes between a worker and the broker until others own its partitions; then all of it arrives."""
+    if (victim := world.victim()) is None:
+        return
+    seconds = world.session_timeout + MARGIN + world.rng.uniform(0, 3)
+    one.did = f"{victim.name} for {seconds:.0f} s"
+    before = victim.now()
+    world.network({victim.name: {"cut": True}})
+    await asyncio.sleep(seconds)
+    world.network({})
+    await until(lambda: victim.now().get("lost_leases", 0) > before["lost_leases"], 15)
+    now = victim.now()
+    refused, lost = (now.get(name, 0) - before[name] for name in ("refused_appends", "lost_leases"))
+    if refused or lost:
+        one.effects.append(f"{refused} appends refused, {lost} leases lost")
+    await until(lambda: world.fleet.owned() >= world.partitions, PATIENCE)
+
+
+@fault
+async def black_hole(world: World, one: Fault) -> None:
+    """The produce requests of a worker for one inbox partition are swallowed."""
+    if (victim := world.victim()) is None:
+        return
+    partition, seconds = world.rng.randrange(world.partitions), world.rng.uniform(20, 60)
+    one.did = f"normal-{partition} for {victim.name}, {seconds:.0f} s"
+    before, swallowed = victim.now(), world.fleet.count("swallowed.jsonl")
+    world.network({victim.name: {"hole": [world.inbox, partition]}})
+    await asyncio.sleep(seconds)
+    world.network({})
+    requests, retries = world.fleet.count("swallowed.jsonl") - swallowed, victim.now()["retries"] - before["retries"]
+    if requests and retries:
+        one.effects.append(f"{requests} requests swallowed, {retries} batches sent again")
 
 
 # --- brokers ---------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import sys
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,10 @@ from tests.chaos.workload import address
 
 GENERATOR, CHECKER = "generator", "checker"
 START_SECONDS = 120.0
-# From the end of the load until everything must be handled; the first plus a share of the load's length.
+# From the end of the load until everything must be handled: the first in seconds, plus a share of the load's length.
 DRAIN_SECONDS, DRAIN_SHARE = 120.0, 0.5
-# Without any progress for so long, the fleet is stuck and not slow; seconds.
-STILL_SECONDS = 45.0
+# How often an agent that is silent is asked.
+ASK_TIMES = 4
 # Witnesses shown of each anomaly.
 SHOWN_MAX = 5
 
@@ -49,7 +49,11 @@ class Plan:
     session_timeout: float = 10.0
     gap: float = 5.0
     kinds: Sequence[str] = ()
+    store: str = "memory"
+    compaction: bool = False  # the journal is compacted while the run lasts
     off: str = ""
+    emphasis: Mapping[str, float] = field(default_factory=dict)  # see workload.commands
+    patience: float = 45.0  # without any progress for so long, the fleet is stuck and not slow; seconds
     folder: Path = field(default_factory=lambda: Path(".rookery/chaos"))
 
 
@@ -86,27 +90,56 @@ class Run:
         self.names = topics.Names(self.app_id)
         self._folder = (plan.folder / f"{plan.off or 'run'}-{plan.seed}-{self.app_id[-4:]}").absolute()
         self._folder.mkdir(parents=True)
-        env = {
+        self._proxy: subprocess.Popen[bytes] | None = None
+        self._load: subprocess.Popen[bytes] | None = None
+        workers = [f"worker-{number}" for number in range(1, plan.workers + 1)]
+        self._ports = self._start_proxy(workers) if nemesis.NETWORK & set(plan.kinds) else {}
+        self.fleet = Fleet(self._folder, self._env, workers)
+        self._history = self._folder / "history.jsonl"
+        self.faults: list[nemesis.Fault] = []
+
+    def _env(self, worker: str) -> dict[str, str]:
+        plan = self.plan
+        return {
             "ROOKERY_APP_ID": self.app_id,
-            "ROOKERY_BROKER": broker.address,
+            "ROOKERY_BROKER": self.broker.address,
             "ROOKERY_PARTITIONS": str(plan.partitions),
             "ROOKERY_SESSION_TIMEOUT": str(plan.session_timeout),
+            "ROOKERY_STORE": plan.store,
+            "ROOKERY_DATA_DIR": str(self._folder / "data" / worker),
+            "CHAOS_COMPACTION": "1" if plan.compaction else "",
+            "CHAOS_LINKS": json.dumps(self._ports.get(worker, {})),
             "CHAOS_OFF": plan.off,
         }
-        self.fleet = Fleet(self._folder, env, plan.workers)
-        self._history = self._folder / "history.jsonl"
-        self._load: subprocess.Popen[bytes] | None = None
-        self.faults: list[nemesis.Fault] = []
+
+    def _start_proxy(self, workers: Sequence[str]) -> dict[str, dict[str, int]]:
+        order = {"folder": str(self._folder), "workers": workers, "brokers": self.broker.address.split(",")}
+        command = [sys.executable, "-m", "tests.chaos.proxy", json.dumps(order)]
+        with (self._folder / "proxy.log").open("wb") as out:
+            self._proxy = launch(command, dies_with_us=signal.SIGKILL, cwd=ROOT, stdout=out, stderr=out)
+        deadline = time.monotonic() + 20
+        while not (ports := self._folder / "ports.json").exists():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the proxy did not start: see {self._folder / 'proxy.log'}")
+            time.sleep(0.05)
+        found: dict[str, dict[str, int]] = json.loads(ports.read_text())
+        return found
+
+    def _network(self, rules: dict[str, dict[str, Any]]) -> None:
+        partial = self._folder / "network.new"
+        partial.write_text(json.dumps(rules))
+        partial.replace(self._folder / "network.json")
 
     async def __call__(self) -> Verdict:
         """Run it, and leave no process behind."""
         try:
             return await self._run()
         finally:
-            if self._load is not None and self._load.poll() is None:
-                self._load.kill()
-                self._load.wait()
             self.fleet.kill()
+            for process in (self._load, self._proxy):
+                if process is not None:
+                    process.kill()
+                    process.wait()
 
     async def _run(self) -> Verdict:
         plan = self.plan
@@ -116,6 +149,8 @@ class Run:
         if not await until(lambda: self.fleet.owned() == plan.partitions, START_SECONDS):
             return Verdict("OVERLOAD", [], f"the fleet did not start within {START_SECONDS:.0f} s")
         await topics.make_replies(self.broker.address, self.names, [GENERATOR, CHECKER])
+        if plan.compaction:
+            await topics.compact_soon(self.broker.address, self.names.journal)
         world = self._start_load()
         rng = random.Random(plan.seed)
         self.faults = nemesis.schedule(plan.kinds, plan.minutes * 60 - plan.gap, plan.gap, rng) if plan.kinds else []
@@ -126,7 +161,8 @@ class Run:
         drained = await self._drain()
         self._say("asking every agent")
         agents = [address(number) for number in range(plan.agents)]
-        books = await topics.ask_all(self.broker.address, self.names, CHECKER, agents)
+        times = 1 if drained else ASK_TIMES
+        books = await topics.ask_all(self.broker.address, self.names, CHECKER, agents, times)
         await asyncio.sleep(2)  # what the questions moved is committed
         for worker in [worker for worker in self.fleet.workers if worker.alive]:
             await self.fleet.stop(worker)
@@ -138,13 +174,14 @@ class Run:
         order = {
             "name": f"client:{GENERATOR}", "app_id": self.app_id, "broker": self.broker.address, "rate": plan.rate,
             "agents": plan.agents, "seed": plan.seed, "history": str(self._history),
+            "emphasis": dict(plan.emphasis),
         }  # fmt: skip
         with (self._folder / "generator.log").open("wb") as out:
             command = [sys.executable, "-m", "tests.chaos.generator", json.dumps(order)]
             self._load = launch(command, dies_with_us=signal.SIGKILL, cwd=ROOT, stdout=out, stderr=out)
         return nemesis.World(
-            self.fleet, self.broker, self._load.pid, self._again_count, plan.session_timeout, plan.partitions,
-            random.Random(plan.seed + 1),
+            self.fleet, self.broker, self._load.pid, self._again_count, self._network, self.names.inboxes[1],
+            plan.session_timeout, plan.partitions, random.Random(plan.seed + 1),
         )  # fmt: skip
 
     def _lines(self) -> list[dict[str, Any]]:
@@ -169,7 +206,7 @@ class Run:
                 quiet = quiet + 1 if now == 0 else 0
                 if now != left:
                     left, moved_at = now, time.monotonic()
-                elif now and time.monotonic() - moved_at > STILL_SECONDS:
+                elif now and time.monotonic() - moved_at > self.plan.patience:
                     return f"stuck with {now} records to do"
                 if time.monotonic() > bound:
                     return f"too slow: {now} records still to do"
@@ -198,6 +235,7 @@ class Run:
                 for partition, records in found.items()
                 if records
             },
+            compacted=self.plan.compaction,
         )
 
     # -- the verdict --------------------------------------------------------------------------------------------------
@@ -213,7 +251,7 @@ class Run:
             return Verdict("OVERLOAD", anomalies, summary, drained)
         if anomalies:
             return Verdict("FAILED", anomalies, summary, drained)
-        if why := self._invalid(evidence, log):
+        if why := self._invalid(evidence, log, journals):
             return Verdict("INVALID", anomalies, summary, why)
         return Verdict("OK", anomalies, summary, drained)
 
@@ -232,10 +270,11 @@ class Run:
         return (
             f"seed {self.plan.seed}, {log.handled:,} messages, {len(evidence.letters):,} dead letters, "
             f"{log.repeats:,} repeats dropped, {fleet.total('rebalances')} assignments, {journals.claims} claims, "
-            f"{fleet.total('refused_appends')} appends refused, {sum(kinds.values())} faults ({faults})"
+            f"{fleet.total('refused_appends')} appends refused, {journals.holes:,} journal records compacted, "
+            f"{sum(kinds.values())} faults ({faults})"
         )
 
-    def _invalid(self, evidence: Evidence, log: checker.Log) -> str:
+    def _invalid(self, evidence: Evidence, log: checker.Log, journals: Journals) -> str:
         """Why the run proves nothing, if it does not."""
         if self.fleet.bad_ends:
             return "; ".join(self.fleet.bad_ends)
@@ -245,6 +284,8 @@ class Run:
                 return f"{kind} had no effect"
         if self.faults and not any(one.effects for one in self.faults):
             return "no fault had an effect"
+        if self.plan.compaction and not journals.holes:
+            return "the log cleaner did nothing"
         if not log.repeats or not evidence.letters:
             return "no message came twice, or none was poisoned"
         return ""

@@ -19,7 +19,7 @@ from tests.chaos.wire import LANES, Damaged, lease_of, read_envelope, read_lette
 from tests.chaos.workload import REPORT
 
 READ_SECONDS = 300.0
-ASK_SECONDS, ASK_TIMES = 20.0, 4
+ASK_SECONDS = 20.0
 
 
 class Names:
@@ -51,6 +51,21 @@ async def make_replies(broker: str, names: Names, clients: Sequence[str]) -> Non
     """Make the reply topics of clients."""
     async with admin(broker) as client:
         await client.create_topics([NewTopic(names.replies(name), 1, 1) for name in clients])
+
+
+async def compact_soon(broker: str, topic: str) -> None:
+    """Make segments short, so that the log cleaner has work at once."""
+    from confluent_kafka.admin import AdminClient
+    from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
+    from confluent_kafka.admin._resource import ResourceType
+
+    wanted = {"segment.ms": "2000", "min.cleanable.dirty.ratio": "0.01", "max.compaction.lag.ms": "2000"}
+    entries = [ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET) for name, value in wanted.items()]
+    client = AdminClient({"bootstrap.servers": broker})
+    for future in client.incremental_alter_configs(
+        [ConfigResource(ResourceType.TOPIC, topic, incremental_configs=entries)]
+    ).values():
+        await asyncio.to_thread(future.result, 20)
 
 
 @asynccontextmanager
@@ -137,15 +152,17 @@ def replies(found: dict[int, list[ConsumerRecord]]) -> list[Reply]:
     return answers
 
 
-async def ask_all(broker: str, names: Names, client: str, agents: Sequence[str]) -> dict[str, dict[str, Any] | None]:
-    """Ask every agent for its books; those who are silent are asked again, None is who stays so."""
+async def ask_all(
+    broker: str, names: Names, client: str, agents: Sequence[str], times: int
+) -> dict[str, dict[str, Any] | None]:
+    """Ask every agent for its books, those who are silent up to so many times; None is who stays so."""
     books: dict[str, dict[str, Any] | None] = dict.fromkeys(agents)
     producer = AIOKafkaProducer(bootstrap_servers=broker, acks="all")
     await producer.start()
     try:
         async with consumer(broker) as reader:
             reader.assign([TopicPartition(names.replies(client), 0)])
-            for _ in range(ASK_TIMES):
+            for _ in range(times):
                 for agent in [agent for agent, book in books.items() if book is None]:
                     await producer.send(names.inboxes[2], _question(client, agent), agent.encode())
                 await producer.flush()

@@ -21,7 +21,8 @@ from __future__ import annotations
 import random
 import uuid
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import msgspec
@@ -50,14 +51,17 @@ def address(number: int) -> str:
     return f"{AGENT}/{number}"
 
 
-def commands(seed: int, agents: int) -> Iterator[Command]:
-    """An endless workload; the same seed gives the same."""
+def commands(seed: int, agents: int, emphasis: Mapping[str, float] = MappingProxyType({})) -> Iterator[Command]:
+    """An endless workload; the same seed gives the same. `emphasis` is the share of kinds: "fickle", "long"."""
     rng = random.Random(seed)
+    fickle, long = emphasis.get("fickle", 0.01), emphasis.get("long", 0.001)
     while True:
         me = rng.randrange(agents)
         ops = _program(rng, me, agents, depth=2)
+        if rng.random() < long:
+            ops.append(["sleep", 4])  # longer than a message stays in the inbox
         end = rng.random()
-        fails = end < 0.02 and ops[-1][0] != "ask"
+        fails = end < 0.01 + fickle and ops[-1][0] != "ask"
         if fails:
             ops.append(["fail"] if end < 0.01 else ["fickle"])
         yield Command(address(me), _lane(rng), ops, asks=rng.random() < 0.1, fails=fails)
@@ -73,8 +77,6 @@ def _program(rng: random.Random, me: int, agents: int, depth: int) -> list[list[
         ops.append(["pay", address((me + rng.choice(STRIDES)) % agents), _lane(rng), rng.randrange(1, 10)])
     elif kind < 0.65:
         ops.append(["sleep", round(rng.random() * 0.2, 3)])
-    elif kind < 0.652:
-        ops.append(["sleep", 4])  # longer than a message stays in the inbox
     elif kind < 0.69:
         ops.append(["step"])
     elif kind < 0.70:
