@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run test test-fast chaos lint format up down status proto bench clean
+.PHONY: help setup run test test-fast chaos kill-table lint format up down status proto bench clean
 
 READY := .venv/.ready
 PY := .venv/bin/python
@@ -52,6 +52,9 @@ MINUTES := 1
 SEED := 1
 chaos: $(READY)  ## a fleet under faults on a Kafka of its own, then everything checked: MINUTES=n SEED=s
 	@$(PY) -m tests.chaos --minutes $(MINUTES) --seed $(SEED) $(CHAOS)
+
+kill-table: $(READY)  ## each mechanism switched off in turn: the checker of make chaos must notice
+	@$(PY) -m tests.chaos.killtable
 
 test-fast: $(READY)  ## the quick tests, which need no server: unit, property, contract, some of the simulation
 	@$(PY) -m pytest -m "$(FAST)"

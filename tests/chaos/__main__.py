@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from tests.chaos import nemesis
-from tests.chaos.broker import own_broker
+from tests.chaos.broker import own_brokers
 from tests.chaos.run import Plan, Run, Verdict
 
 # What one minute on a small machine can hold.
@@ -20,16 +20,17 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-def run(plan: Plan) -> Verdict:
-    """A run of its own, with a broker of its own."""
-    with own_broker(say) as broker:
-        return asyncio.run(Run(plan, broker, say)())
+def run(plan: Plan, brokers: int = 1) -> Verdict:
+    """A run on brokers of its own."""
+    with own_brokers(say, brokers) as found:
+        return asyncio.run(Run(plan, found, say)())
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description="a fleet under faults on a real Kafka")
     parser.add_argument("--minutes", type=float, default=1.0, help="how long the load lasts")
     parser.add_argument("--seed", type=int, default=1, help="of load and faults")
+    parser.add_argument("--brokers", type=int, default=1, choices=(1, 3))
     parser.add_argument("--workers", type=int, default=3)
     parser.add_argument("--agents", type=int, default=300)
     parser.add_argument("--partitions", type=int, default=6)
@@ -45,7 +46,8 @@ def main() -> int:
     kinds = [kind for kind in options.pop("faults").split(",") if kind and kind != "none"]
     if unknown := set(kinds) - set(nemesis.KINDS):
         parser.error(f"no such fault: {', '.join(sorted(unknown))}")
-    verdict = run(Plan(kinds=kinds, **options))
+    brokers = options.pop("brokers")
+    verdict = run(Plan(kinds=kinds, **options), brokers)
     say(verdict.line)
     return CODES[verdict.word]
 

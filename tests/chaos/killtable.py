@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tests.chaos.broker import Broker, own_broker
+from tests.chaos.broker import Broker, own_brokers
 from tests.chaos.mutations import MUTATIONS, Mutation
 from tests.chaos.run import Plan, Run, Verdict
 
@@ -46,17 +46,17 @@ def plan(mutation: Mutation, seed: int) -> Plan:
 def table(names: Sequence[str], say: Callable[[str], None]) -> list[Line]:
     """Run the mutations of these names, each with up to `TRIES` seeds until it is killed."""
     lines = []
-    with own_broker(say) as broker:
+    with own_brokers(say) as brokers:
         for mutation in [mutation for mutation in MUTATIONS if mutation.name in names]:
-            lines.append(_kill(mutation, broker, say))
+            lines.append(_kill(mutation, brokers, say))
             say(str(lines[-1]))
     return lines
 
 
-def _kill(mutation: Mutation, broker: Broker, say: Callable[[str], None]) -> Line:
+def _kill(mutation: Mutation, brokers: Sequence[Broker], say: Callable[[str], None]) -> Line:
     seed = mutation.seed
     while True:
-        line = Line(mutation, seed, asyncio.run(Run(plan(mutation, seed), broker, say)()))
+        line = Line(mutation, seed, asyncio.run(Run(plan(mutation, seed), brokers, say)()))
         if line.killed or seed == mutation.seed + TRIES - 1:
             return line
         say(f"{mutation.name} survived seed {seed}: {line.verdict.line}")

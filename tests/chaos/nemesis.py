@@ -43,7 +43,7 @@ class World:
     """What faults may touch."""
 
     fleet: Fleet
-    broker: Broker
+    brokers: Sequence[Broker]
     generator_pid: int
     again_count: Callable[[], int]
     network: Callable[[dict[str, dict[str, Any]]], None]  # see `proxy`
@@ -330,30 +330,30 @@ async def black_hole(world: World, one: Fault) -> None:
 
 @fault
 async def broker_restart(world: World, one: Fault) -> None:
-    """The broker ends, by SIGKILL or in order, and comes back."""
-    kill_it = world.rng.random() < 0.7
-    one.did = "SIGKILL" if kill_it else "SIGTERM"
-    await asyncio.to_thread(world.broker.end, kill_it)
-    if not world.broker.answers:
+    """A broker ends, by SIGKILL or in order, and comes back."""
+    broker, kill_it = world.rng.choice(world.brokers), world.rng.random() < 0.7
+    one.did = f"{'SIGKILL' if kill_it else 'SIGTERM'} to {broker.address}"
+    await asyncio.to_thread(broker.end, kill_it)
+    if not broker.answers:
         one.effects.append("it was gone")
     await asyncio.sleep(world.rng.uniform(0, 3))
-    world.broker.start()  # in the main thread: the kernel ties its life to ours
+    broker.start()  # in the main thread: the kernel ties its life to ours
     await until(lambda: world.fleet.owned() >= world.partitions, PATIENCE)
 
 
 @fault
 async def broker_pause(world: World, one: Fault) -> None:
-    """The broker stands still for longer than a session."""
-    seconds = world.session_timeout + world.rng.uniform(0, 5)
-    one.did = f"for {seconds:.0f} s"
-    world.broker.freeze()
+    """A broker stands still for longer than a session."""
+    broker, seconds = world.rng.choice(world.brokers), world.session_timeout + world.rng.uniform(0, 5)
+    one.did = f"{broker.address} for {seconds:.0f} s"
+    broker.freeze()
     try:
         await asyncio.sleep(seconds / 2)
-        if not await asyncio.to_thread(lambda: world.broker.answers):
+        if not await asyncio.to_thread(lambda: broker.answers):
             one.effects.append("it did not answer")
         await asyncio.sleep(seconds / 2)
     finally:
-        world.broker.thaw()
+        broker.thaw()
     await until(lambda: world.fleet.owned() >= world.partitions, PATIENCE)
 
 

@@ -1,4 +1,4 @@
-"""One run: a broker, a fleet, a load and faults; then quiet, questions, and the verdict."""
+"""One run: brokers, a fleet, a load and faults; then quiet, questions, and the verdict."""
 
 from __future__ import annotations
 
@@ -82,10 +82,11 @@ class Verdict:
 
 
 class Run:
-    """One run of a plan on a broker."""
+    """One run of a plan on a cluster."""
 
-    def __init__(self, plan: Plan, broker: Broker, say: Say) -> None:
-        self.plan, self.broker, self._say = plan, broker, say
+    def __init__(self, plan: Plan, brokers: Sequence[Broker], say: Say) -> None:
+        self.plan, self._brokers, self._say = plan, brokers, say
+        self._broker = ",".join(broker.address for broker in brokers)
         self.app_id = f"chaos-{uuid.uuid4().hex[:8]}"
         self.names = topics.Names(self.app_id)
         self._folder = (plan.folder / f"{plan.off or 'run'}-{plan.seed}-{self.app_id[-4:]}").absolute()
@@ -102,7 +103,9 @@ class Run:
         plan = self.plan
         return {
             "ROOKERY_APP_ID": self.app_id,
-            "ROOKERY_BROKER": self.broker.address,
+            "ROOKERY_BROKER": self._broker,
+            "ROOKERY_REPLICATION_FACTOR": "3" if len(self._brokers) >= 3 else "1",
+            "ROOKERY_MIN_INSYNC_REPLICAS": "2" if len(self._brokers) >= 3 else "1",
             "ROOKERY_PARTITIONS": str(plan.partitions),
             "ROOKERY_SESSION_TIMEOUT": str(plan.session_timeout),
             "ROOKERY_STORE": plan.store,
@@ -113,7 +116,7 @@ class Run:
         }
 
     def _start_proxy(self, workers: Sequence[str]) -> dict[str, dict[str, int]]:
-        order = {"folder": str(self._folder), "workers": workers, "brokers": self.broker.address.split(",")}
+        order = {"folder": str(self._folder), "workers": workers, "brokers": self._broker.split(",")}
         command = [sys.executable, "-m", "tests.chaos.proxy", json.dumps(order)]
         with (self._folder / "proxy.log").open("wb") as out:
             self._proxy = launch(command, dies_with_us=signal.SIGKILL, cwd=ROOT, stdout=out, stderr=out)
@@ -148,9 +151,9 @@ class Run:
             worker.start()
         if not await until(lambda: self.fleet.owned() == plan.partitions, START_SECONDS):
             return Verdict("OVERLOAD", [], f"the fleet did not start within {START_SECONDS:.0f} s")
-        await topics.make_replies(self.broker.address, self.names, [GENERATOR, CHECKER])
+        await topics.make_replies(self._broker, self.names, [GENERATOR, CHECKER], min(3, len(self._brokers)))
         if plan.compaction:
-            await topics.compact_soon(self.broker.address, self.names.journal)
+            await topics.compact_soon(self._broker, self.names.journal)
         world = self._start_load()
         rng = random.Random(plan.seed)
         self.faults = nemesis.schedule(plan.kinds, plan.minutes * 60 - plan.gap, plan.gap, rng) if plan.kinds else []
@@ -162,7 +165,7 @@ class Run:
         self._say("asking every agent")
         agents = [address(number) for number in range(plan.agents)]
         times = 1 if drained else ASK_TIMES
-        books = await topics.ask_all(self.broker.address, self.names, CHECKER, agents, times)
+        books = await topics.ask_all(self._broker, self.names, CHECKER, agents, times)
         await asyncio.sleep(2)  # what the questions moved is committed
         for worker in [worker for worker in self.fleet.workers if worker.alive]:
             await self.fleet.stop(worker)
@@ -172,7 +175,7 @@ class Run:
     def _start_load(self) -> nemesis.World:
         plan = self.plan
         order = {
-            "name": f"client:{GENERATOR}", "app_id": self.app_id, "broker": self.broker.address, "rate": plan.rate,
+            "name": f"client:{GENERATOR}", "app_id": self.app_id, "broker": self._broker, "rate": plan.rate,
             "agents": plan.agents, "seed": plan.seed, "history": str(self._history),
             "emphasis": dict(plan.emphasis),
         }  # fmt: skip
@@ -180,7 +183,7 @@ class Run:
             command = [sys.executable, "-m", "tests.chaos.generator", json.dumps(order)]
             self._load = launch(command, dies_with_us=signal.SIGKILL, cwd=ROOT, stdout=out, stderr=out)
         return nemesis.World(
-            self.fleet, self.broker, self._load.pid, self._again_count, self._network, self.names.inboxes[1],
+            self.fleet, self._brokers, self._load.pid, self._again_count, self._network, self.names.inboxes[1],
             plan.session_timeout, plan.partitions, random.Random(plan.seed + 1),
         )  # fmt: skip
 
@@ -199,7 +202,7 @@ class Run:
         if self._load.poll() != 0:
             return f"the generator ended with {self._load.poll()}"
         bound = time.monotonic() + DRAIN_SECONDS + self.plan.minutes * 60 * DRAIN_SHARE
-        async with topics.consumer(self.broker.address) as reader, topics.admin(self.broker.address) as client:
+        async with topics.consumer(self._broker) as reader, topics.admin(self._broker) as client:
             left, moved_at, quiet = -1, time.monotonic(), 0
             while quiet < 3:
                 now = await topics.backlog(reader, client, self.names, self.plan.partitions)
@@ -214,7 +217,7 @@ class Run:
         return ""
 
     async def _evidence(self, books: dict[str, dict[str, Any] | None]) -> Evidence:
-        address, names = self.broker.address, self.names
+        address, names = self._broker, self.names
         inboxes = [await topics.read(address, topic) for topic in names.inboxes]
         replies = [await topics.read(address, names.replies(client)) for client in (GENERATOR, CHECKER)]
         sends = [

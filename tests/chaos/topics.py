@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -47,10 +48,10 @@ async def admin(broker: str) -> AsyncIterator[AIOKafkaAdminClient]:
         await client.close()
 
 
-async def make_replies(broker: str, names: Names, clients: Sequence[str]) -> None:
+async def make_replies(broker: str, names: Names, clients: Sequence[str], copies: int) -> None:
     """Make the reply topics of clients."""
     async with admin(broker) as client:
-        await client.create_topics([NewTopic(names.replies(name), 1, 1) for name in clients])
+        await client.create_topics([NewTopic(names.replies(name), 1, copies) for name in clients])
 
 
 async def compact_soon(broker: str, topic: str) -> None:
@@ -76,7 +77,10 @@ async def consumer(broker: str) -> AsyncIterator[AIOKafkaConsumer]:
     try:
         yield made
     finally:
-        await made.stop()
+        # aiokafka's fetch task may swallow its cancellation, and `stop` then waits for ever; a second one helps.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(5.0):
+                await made.stop()
 
 
 async def backlog(reader: AIOKafkaConsumer, client: AIOKafkaAdminClient, names: Names, partitions: int) -> int:
