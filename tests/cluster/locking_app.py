@@ -7,6 +7,7 @@ from rookery import Agent, App, Lock, handler
 
 class Vault(Agent):
     gold: int = 0
+    writes: int = 0
 
     @handler("read")
     async def read(self, msg: dict[str, Any]) -> int:
@@ -17,6 +18,7 @@ class Vault(Agent):
     async def write(self, msg: dict[str, Any]) -> None:
         self.guard("vault", msg["fence"])
         self.gold = msg["gold"]
+        self.writes += 1
 
     @handler("peek")
     async def peek(self, msg: dict[str, Any]) -> int:

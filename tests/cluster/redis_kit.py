@@ -9,8 +9,9 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterator
 from pathlib import Path
 from types import coroutine
 from typing import Any
@@ -276,3 +277,21 @@ class SentinelKit:
         while not holds():
             assert time.monotonic() < deadline, complaint
             time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def locking_worker(app_id: str, broker: str, redis_url: str, log: Path) -> Iterator[None]:
+    """A worker of locking_app; it must end well."""
+    variables = {"ROOKERY_BROKER": broker, "ROOKERY_APP_ID": app_id, "ROOKERY_REDIS_URL": redis_url}
+    command = [sys.executable, "-m", "faust", "-A", "tests.cluster.locking_app", "worker", "-l", "info"]
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command, cwd=Path(__file__).parents[2], env={**os.environ, **variables}, stdout=out, stderr=out
+        )
+    try:
+        yield
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 0, log.read_text()[-3000:]
+    finally:
+        process.kill()
+        process.wait()

@@ -12,25 +12,65 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any, Protocol
 
 from examples.fencing.bank import Bank
-from rookery import Client, Lock, LockLost, LockTimeout, NoFence, StaleFence
+from rookery import AgentError, Client, Lock, LockLost, LockTimeout, NoFence, StaleFence
 
 ACCOUNTS = 12
 TTL = 1.5
 THINK = 0.2
 
 
-async def work(bank: Bank, until: float, counts: Counter[str], taken: list[tuple[str, int, float, float]]) -> None:
+class Accounts(Protocol):
+    """What is locked, wherever it is."""
+
+    async def cents(self, account: str, fence: int) -> int: ...
+    async def set_cents(self, account: str, cents: int, fence: int) -> None: ...
+
+
+class InSql:
+    def __init__(self, bank: Bank) -> None:
+        self._bank = bank
+
+    async def cents(self, account: str, fence: int) -> int:
+        return self._bank.cents(account, fence)
+
+    async def set_cents(self, account: str, cents: int, fence: int) -> None:
+        self._bank.set_cents(account, cents, fence)
+
+
+class InAgents:
+    """The vaults of locking_app, which guard."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def cents(self, account: str, fence: int) -> int:
+        return int(await self._ask(account, {"type": "read", "fence": fence}))
+
+    async def set_cents(self, account: str, cents: int, fence: int) -> None:
+        await self._ask(account, {"type": "write", "gold": cents, "fence": fence})
+
+    async def _ask(self, account: str, message: dict[str, Any]) -> Any:
+        try:
+            return await self._client.get_agent(f"Vault/{account}").ask(message)
+        except AgentError as error:
+            if error.error_type == StaleFence.reason:
+                raise StaleFence(account, message["fence"], -1) from None
+            raise
+
+
+async def work(bank: Accounts, until: float, counts: Counter[str], taken: list[tuple[str, int, float, float]]) -> None:
     while time.monotonic() < until:
         account = str(random.randrange(ACCOUNTS))
         try:
             asked = time.monotonic()
             async with Lock(f"account/{account}", ttl=TTL, wait=20) as fence:
                 taken.append((account, fence, asked, time.monotonic()))
-                cents = bank.cents(account, fence)
+                cents = await bank.cents(account, fence)
                 await asyncio.sleep(random.random() * THINK)
-                bank.set_cents(account, cents + 1, fence)
+                await bank.set_cents(account, cents + 1, fence)
                 counts["accepted"] += 1
         except StaleFence:
             counts["stale"] += 1
@@ -49,13 +89,15 @@ class TrustingBank(Bank):
 
 
 async def main(app_id: str, path: Path, seconds: float, tasks: int, kind: str) -> None:
-    bank, counts = {"Bank": Bank, "TrustingBank": TrustingBank}[kind](path), Counter[str]()
+    counts = Counter[str]()
+    bank = (TrustingBank if kind == "TrustingBank" else Bank)(path)
     taken: list[tuple[str, int, float, float]] = []
     async with Client(app_id) as client:
         print("ready", flush=True)
         await asyncio.to_thread(sys.stdin.readline)
         until = time.monotonic() + seconds
-        await asyncio.gather(*(work(bank, until, counts, taken) for _ in range(tasks)))
+        accounts: Accounts = InAgents(client) if kind == "agents" else InSql(bank)
+        await asyncio.gather(*(work(accounts, until, counts, taken) for _ in range(tasks)))
         statistics = client.lock_statistics
     bank.close()
     print(json.dumps({"counts": counts, "taken": taken, "statistics": statistics}), flush=True)

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import subprocess
-import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -20,11 +16,9 @@ from rookery.ops.locks.lease import Lease, Spec
 from rookery.ops.locks.service import find
 from rookery.streams.kafka import topics
 from rookery.streams.kafka.fence import KafkaFence
-from tests.cluster.redis_kit import RedisServer, eventually, servers
+from tests.cluster.redis_kit import RedisServer, eventually, locking_worker, servers
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -101,35 +95,17 @@ async def test_tokens_grow_over_flush_restart_and_crashed_acquires(
     assert tokens == sorted(set(tokens))
 
 
-@pytest.fixture
-def locking_worker(
-    broker: str, locking_id: str, tmp_path: Path, start_redis: Callable[..., RedisServer]
-) -> Iterator[RedisServer]:
-    """A worker of locking_app; gives its Redis."""
-    server = start_redis()
-    environment = {
-        **os.environ,
-        "ROOKERY_BROKER": broker,
-        "ROOKERY_APP_ID": locking_id,
-        "ROOKERY_REDIS_URL": server.url,
-    }
-    command = [sys.executable, "-m", "faust", "-A", "tests.cluster.locking_app", "worker", "-l", "info"]
-    with (tmp_path / "worker.log").open("wb") as out:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=out)
-    yield server
-    process.send_signal(signal.SIGTERM)
-    try:
-        assert process.wait(timeout=40) == 0, (tmp_path / "worker.log").read_text()[-3000:]
-    finally:
-        process.kill()
-        process.wait()
-
-
 @pytest.mark.asyncio
 async def test_agents_lock_guard_and_go_on_without_redis(
-    broker: str, locking_id: str, locking_worker: RedisServer
+    broker: str, locking_id: str, tmp_path: Path, start_redis: Callable[..., RedisServer]
 ) -> None:
-    async with Client(locking_id, broker=broker, redis_url=locking_worker.url) as client:
+    server = start_redis()
+    with locking_worker(locking_id, broker, server.url, tmp_path / "worker.log"):
+        await _deposit_with_and_without_redis(broker, locking_id, server)
+
+
+async def _deposit_with_and_without_redis(broker: str, locking_id: str, server: RedisServer) -> None:
+    async with Client(locking_id, broker=broker, redis_url=server.url) as client:
         vault = client.get_agent("Vault/only")
         await vault.ask({"type": "peek"}, timeout=60)
         deposits = [
@@ -146,7 +122,7 @@ async def test_agents_lock_guard_and_go_on_without_redis(
             assert fence > max(fences)
             assert await vault.ask({"type": "read", "fence": fence}) == 24
 
-        locking_worker.stop()
+        server.stop()
         began = time.monotonic()
         waiting = asyncio.create_task(
             client.get_agent("Teller/a").ask({"type": "deposit", "gold": 1, "wait": 60}, timeout=120)
@@ -159,7 +135,7 @@ async def test_agents_lock_guard_and_go_on_without_redis(
         assert "ConnectionError" in str(raised.value)
         assert time.monotonic() - began < 55
         assert not waiting.done()
-        locking_worker.start()
+        server.start()
         assert await waiting > fence
 
         async def arrived() -> bool:

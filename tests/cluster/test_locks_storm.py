@@ -24,9 +24,9 @@ from typing import Any
 import pytest
 
 from examples.fencing.bank import Bank
-from rookery import Settings
+from rookery import Client, Settings
 from rookery.streams.kafka import topics
-from tests.cluster.redis_kit import FAKETIME, Clock, RedisServer, SentinelKit, servers
+from tests.cluster.redis_kit import FAKETIME, Clock, RedisServer, SentinelKit, locking_worker, servers
 from tests.cluster.storm_worker import ACCOUNTS, TTL
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
@@ -107,22 +107,33 @@ class Storm:
 def judge(storm: Storm, path: Path, capsys: pytest.CaptureFixture[str]) -> int:
     """Print what happened and return the accepted writes that were lost; the tokens must be in order anyway."""
     results = storm.results()
-    counts: Counter[str] = sum((Counter(result["counts"]) for result in results), Counter())
     bank = Bank(path)
     total = bank.total()
     bank.close()
+    counts: Counter[str] = sum((Counter(result["counts"]) for result in results), Counter())
+    return verdict(storm, results, counts, counts["accepted"], total, capsys)
+
+
+def verdict(
+    storm: Storm,
+    results: list[dict[str, Any]],
+    counts: Counter[str],
+    accepted: int,
+    total: int,
+    capsys: pytest.CaptureFixture[str],
+) -> int:
     taken = [tuple(entry) for result in results for entry in result["taken"]]
     late = late_tokens(taken)
     line = (
-        f"{counts['accepted']} accepted writes, {counts['accepted'] - total} lost; {len(taken)} locks, "
+        f"{accepted} accepted writes, {accepted - total} lost; {len(taken)} locks, "
         f"{len(late)} tokens out of order; {counts['stale']} stale ones refused, {counts['LockLost']} bodies "
         f"cancelled, {counts['LockTimeout']} waits ended; faults: {dict(storm.faults)}"
     )
     with capsys.disabled():
         print(f"\n{line}")
     assert not late, line
-    assert counts["accepted"] > 300, line
-    lost = counts["accepted"] - total
+    assert accepted > 300, line
+    lost = accepted - total
     assert counts["stale"] + lost > 0, f"no token came too late, nothing is proven: {line}"
     return lost
 
@@ -201,6 +212,39 @@ def test_sentinel_fails_over_to_a_replica_that_is_behind(
         assert judge(storm, path, capsys) == 0
     finally:
         storm.end()
+
+
+def test_agents_that_guard_their_state(
+    broker: str,
+    app_id: str,
+    tmp_path: Path,
+    start_redis: Callable[..., RedisServer],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Each vault counts the writes that it accepted; one that was overwritten unseen would be missing in its gold."""
+    redis = start_redis()
+
+    def flush() -> None:
+        with redis.admin() as client:
+            client.flushall()
+
+    async def vaults() -> list[Any]:
+        async with Client(app_id, broker=broker) as client:
+            return [await client.get_agent(f"Vault/{number}").state(timeout=60) for number in range(ACCOUNTS)]
+
+    with locking_worker(app_id, broker, redis.url, tmp_path / "worker.log"):
+        asyncio.run(vaults())
+        storm = Storm(app_id, broker, redis.url, tmp_path / "unused.db", bank="agents")
+        try:
+            storm.rage({"freeze": storm.freeze_one, "flush": flush, "freeze again": storm.freeze_one})
+            results = storm.results()
+        finally:
+            storm.end()
+        states = asyncio.run(vaults())
+    counts: Counter[str] = sum((Counter(result["counts"]) for result in results), Counter())
+    writes, gold = sum(state.writes for state in states), sum(state.gold for state in states)
+    assert writes >= counts["accepted"]
+    assert verdict(storm, results, counts, writes, gold, capsys) == 0
 
 
 def test_a_bank_that_trusts_the_lock_loses_money(
