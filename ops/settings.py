@@ -120,6 +120,9 @@ class Settings(BaseSettings):
     adopt_after: float = Field(
         2.0, ge=0.01, le=HOUR, description="seconds a message is in hand before the journal takes it over"
     )
+    window_bytes_max: int = Field(
+        32 * 1024 * 1024, ge=1_000_000, le=1 << 34, description="their bytes, likewise; one fetch may exceed it"
+    )
     window_max: int = Field(
         50_000, ge=100, le=10_000_000, description="unfinished messages of one inbox partition before it is paused"
     )

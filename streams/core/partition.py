@@ -37,6 +37,7 @@ from rookery.streams.core.mailbox import LANES, Item, Mailbox
 from rookery.streams.core.outbox import Destination, Group, Message, Outbox
 from rookery.streams.core.progress import LaneProgress
 from rookery.streams.core.store import Mark
+from rookery.streams.core.window import Window
 from rookery.streams.log import Record
 
 # Kafka's and our own overhead of one journal record: varints, lease header, key of a slot. Reserved, not exact.
@@ -100,6 +101,7 @@ class Limits:
     ring: int
     dedup_window: int
     parked_max: int = 10_000  # messages of one agent in the journal
+    window_bytes_max: int = 32 * 1024 * 1024
 
 
 class Admitted(NamedTuple):
@@ -145,8 +147,7 @@ class Partition:
         self.repair = recovered.repair
         position = fit(number, recovered.position, bounds, incarnations, partitions, limits.ring, afresh)
         self.starts = tuple(start for start, _ in bounds)  # of the logs, when this partition was recovered
-        # By lane, of each fetch that is not done: its first offset, and the timestamp there (milliseconds).
-        self.ages: tuple[deque[tuple[int, int]], ...] = tuple(deque() for _ in range(LANES))
+        self.windows = tuple(Window() for _ in range(LANES))
         self.lanes = tuple(LaneProgress(lane, limits.dedup_window) for lane in position.lanes)
         self.sequence = position.next_sequence
         # R7: the ring changes only while it is empty, so that slot numbers keep their places.
@@ -219,13 +220,13 @@ class Partition:
         """The gap that was seen last could not be looked up: seen again, it counts as new."""
         self._gaps[lane] = (-1, -1)
 
-    def forget_ages(self, lane: int) -> None:
-        """Drop the ages of fetches that are done."""
-        ages, progress = self.ages[lane], self.lanes[lane]
-        while len(ages) > 1 and ages[1][0] <= progress.prefix:
-            ages.popleft()
-        if progress.prefix == progress.next:
-            ages.clear()
+    def is_full(self, lane: int, share: float = 1.0) -> bool:
+        """Whether the window of a lane has reached this share of its bounds."""
+        limits, progress, window = self.limits, self.lanes[lane], self.windows[lane]
+        window.forget(progress.prefix, progress.next)
+        return (
+            progress.fetched_count >= limits.window_max * share or window.bytes_count >= limits.window_bytes_max * share
+        )
 
     @property
     def is_written(self) -> bool:

@@ -22,7 +22,7 @@ class Adoption:
         """Request the adoption of what has been in hand for too long at `now`, monotonic seconds."""
         before, since = self._since, {}
         for partition in partitions:
-            pressed = any(lane.fetched_count * 2 >= partition.limits.window_max for lane in partition.lanes)
+            pressed = any(partition.is_full(lane, share=0.5) for lane in range(LANES))
             for mailbox in partition.mailboxes.values():
                 if not (mailbox.running or mailbox.held):
                     continue

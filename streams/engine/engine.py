@@ -46,12 +46,17 @@ RECOVERY_TOLD_SECONDS = 5.0
 DRAIN_POLL_SECONDS = 0.02
 
 
+def _used_at(mailbox: Mailbox) -> float:
+    return mailbox.used_at
+
+
 def limits_of(settings: Settings) -> Limits:
     """The bounds of one partition."""
     return Limits(
         batch_bytes_max=settings.batch_bytes_max,
         batch_turns_max=settings.batch_turns_max,
         window_max=settings.window_max,
+        window_bytes_max=settings.window_bytes_max,
         ring=settings.outbox_ring,
         dedup_window=settings.dedup_window,
         parked_max=settings.mailbox_max,
@@ -297,7 +302,7 @@ class Engine:
             if partition is None:
                 continue
             excess = live > self.settings.activations_max
-            for mailbox in [m for m in partition.mailboxes.values() if m.idle]:
+            for mailbox in sorted((m for m in partition.mailboxes.values() if m.idle), key=_used_at):
                 if mailbox.closed or not mailbox.idle:  # hooks of others were awaited meanwhile
                     continue
                 if now - mailbox.used_at >= self.settings.passivate_after or excess:

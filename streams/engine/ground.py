@@ -179,10 +179,10 @@ class Ground:
         now, clock = self._now_ns() / 1e9, asyncio.get_running_loop().time()
         left: dict[int, float] = {}
         for partition in self._partitions():
-            for lane, ages in enumerate(partition.ages):
-                partition.forget_ages(lane)
-                if ages and ages[0][1] > 0:
-                    seconds = ages[0][1] / 1000 + self._retention - now
+            for lane, window in enumerate(partition.windows):
+                window.forget(partition.lanes[lane].prefix, partition.lanes[lane].next)
+                if window.oldest > 0:
+                    seconds = window.oldest / 1000 + self._retention - now
                     left[lane] = min(seconds, left.get(lane, seconds))
         self.seconds_left = left
         for lane, seconds in left.items():

@@ -110,8 +110,7 @@ class Inbound:
     def progressed(self, partition: Partition) -> None:
         """A commit moved prefixes: resume lanes whose window is half empty again."""
         for lane in range(LANES):
-            partition.forget_ages(lane)
-            if partition.lanes[lane].fetched_count <= self.limits.window_max // 2:
+            if not partition.is_full(lane, share=0.5):
                 self._resume(partition.number, lane)
 
     def _resume(self, number: int, lane: int) -> None:
@@ -152,13 +151,13 @@ class Inbound:
             log.warning("records from %d on are missing in lane %d of partition %d", missing, lane, partition.number)
             self._ground.look(partition, lane)
         elif partition.lanes[lane].next > expected:
-            partition.ages[lane].append((expected, records[0].timestamp))
+            size = sum([len(record.value or b"") for record in records])
+            partition.windows[lane].add(expected, records[0].timestamp, size)
         self._pause_if_full(partition, lane)
         self._wake()
 
     def _pause_if_full(self, partition: Partition, lane: int) -> None:
-        full = partition.lanes[lane].fetched_count >= self.limits.window_max
-        if full and (partition.number, lane) not in self._paused:
+        if partition.is_full(lane) and (partition.number, lane) not in self._paused:
             self._paused.add((partition.number, lane))
             self._port.pause(partition.number, lane)
 
