@@ -8,6 +8,9 @@ from rookery.streams.core.mailbox import Mailbox
 # at most eleven others, whatever comes and goes.
 CYCLE = (2, 2, 1, 2, 2, 1, 2, 2, 1, 2, 2, 0)
 
+# Messages of one agent that count as work for the worker: a busy agent must not keep others from being fetched.
+AGENT_COUNTS = 32
+
 
 def _choices() -> list[list[tuple[int, int]]]:
     """For each set of lanes with work (bits) and each place in the cycle: the lane to serve, and the place after it."""
@@ -35,6 +38,14 @@ class RunQueue:
 
     def __len__(self) -> int:
         return sum(map(len, self._lanes))
+
+    def holds(self, lane: int, count: int) -> bool:
+        """Whether ready agents have at least `count` messages in a lane, of each agent counted up to AGENT_COUNTS."""
+        for mailbox in self._lanes[lane]:
+            count -= min(len(mailbox.lanes[lane]), AGENT_COUNTS)
+            if count <= 0:
+                return True
+        return count <= 0
 
     def push(self, mailbox: Mailbox, lane: int) -> None:
         """Queue a mailbox for the work in one of its lanes; again has no effect until it was popped."""

@@ -36,7 +36,8 @@ COMMIT_TIMEOUT, LEAVE_TIMEOUT = 3.0, 5.0
 # A fetch without records returns after this, seconds; a seek or the end of a pause waits for it at most.
 FETCH_WAIT = 0.25
 # While agents are ready to run, the next records are fetched only this often (seconds), and so many of each lane, HIGH
-# first: what waits stays small, HIGH overtakes the backlog of the others, and LOW keeps its share.
+# first, unless as many wait there already: what waits stays small (and in the processor's cache), HIGH overtakes the
+# backlog of the others, and LOW keeps its share.
 BUSY_WAIT = 0.02
 BUSY_RECORDS = {Priority.HIGH: 3_200, Priority.NORMAL: 1_200, Priority.LOW: 400}
 
@@ -200,12 +201,14 @@ class Consumer(driver.Consumer):
                     shares = [(active, self.app.conf.broker_max_poll_records or 5_000)]
                     await self._fetch(seeks, shares, FETCH_WAIT)
                     continue
-                inboxes = self._engine.router.topics.inboxes
+                inboxes, queue = self._engine.router.topics.inboxes, self._engine.queue
                 shares = [
                     ({tp for tp in active if tp.topic == inboxes[lane]}, records_max)
                     for lane, records_max in BUSY_RECORDS.items()
+                    if not queue.holds(lane, records_max)
                 ]
-                await self._fetch(seeks, shares, 0.0)
+                if seeks or shares:
+                    await self._fetch(seeks, shares, 0.0)
         except self.consumer_stopped_errors:
             if not self.app.should_stop:
                 raise

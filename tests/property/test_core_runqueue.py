@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rookery.streams.core.mailbox import LANES, Item, Mailbox
-from rookery.streams.core.runqueue import CYCLE, RunQueue
+from rookery.streams.core.runqueue import AGENT_COUNTS, CYCLE, RunQueue
 
 ITEM = cast("Item", object())  # the queue doesn't look into items
 LOW, NORMAL, HIGH = range(LANES)
@@ -177,3 +177,17 @@ def test_an_agent_with_work_that_does_not_run_is_always_queued(seed: int) -> Non
 
 def test_the_weights_are_the_promised_ones() -> None:
     assert (CYCLE.count(HIGH), CYCLE.count(NORMAL), CYCLE.count(LOW)) == (8, 3, 1)
+
+
+def test_what_ready_agents_hold_is_counted_by_lane_and_one_agent_counts_for_little() -> None:
+    """Fetching goes by it: neither a backlog in another lane nor one agent's own may keep others from being fetched."""
+    queue = RunQueue()
+    assert not queue.holds(NORMAL, 1)
+    for number in range(3):
+        queue.push(with_work(NORMAL, 2, name=f"A{number}"), NORMAL)
+    assert queue.holds(NORMAL, 6)
+    assert not queue.holds(NORMAL, 7)
+    assert not queue.holds(LOW, 1)
+    queue.push(with_work(NORMAL, 10 * AGENT_COUNTS, name="Busy"), NORMAL)
+    assert queue.holds(NORMAL, 6 + AGENT_COUNTS)
+    assert not queue.holds(NORMAL, 7 + AGENT_COUNTS)
