@@ -52,6 +52,11 @@ class Settings(BaseSettings):
         pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,99}$",
         description="name of the application: prefix of its topics, consumer group and leases",
     )
+    agent_id: str | None = Field(
+        None,
+        pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,99}$",
+        description="name of this worker, one of its own for each; default: its host and process",
+    )
     broker: str = Field(
         "127.0.0.1:9092",
         min_length=1,
@@ -172,9 +177,9 @@ class Settings(BaseSettings):
         Raises:
             ConfigurationError: its `problems` name every bad setting, its variable and what is allowed.
         """
-        # The names under which other programs already know these two addresses come after our own.
+        # The names under which other programs already know these come after our own.
         variables = {}
-        for name, choices in (("broker", addresses.BROKER_VARIABLES), ("redis_url", addresses.REDIS_VARIABLES)):
+        for name, choices in _VARIABLES.items():
             if name not in overrides and (found := addresses.given(choices)):
                 variables[name], overrides[name] = found
         problems = _read_secrets(overrides, variables)
@@ -283,6 +288,11 @@ class Settings(BaseSettings):
         return value
 
 
+_VARIABLES: Final = {
+    "agent_id": ("ROOKERY_AGENT_ID", "AGENT_ID"),
+    "broker": addresses.BROKER_VARIABLES,
+    "redis_url": addresses.REDIS_VARIABLES,
+}
 _TLS_FILES: Final = ("ca_file", "certificate_file", "key_file")
 _LIMITED_BY: Final = {
     # field: (earlier field, share of it, margin taken off)

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import click
 import faust
 from faust.exceptions import SecurityWarning
 
@@ -24,6 +25,7 @@ from rookery.agents.types import Registry
 from rookery.ops.metrics import Metrics
 from rookery.ops.settings import Settings
 from rookery.schemas.envelope import Priority
+from rookery.schemas.errors import ConfigurationError
 from rookery.streams.core.routing import Topics
 from rookery.streams.engine.engine import Engine
 from rookery.streams.kafka import cli, cli_dlq, security  # noqa: F401 - the commands register themselves
@@ -91,6 +93,10 @@ def free_port(host: str) -> int:
         return port
 
 
+class SettingsRefused(ConfigurationError, click.UsageError):
+    """Of an application: Faust's command line prints what is wrong and exits with 2, where others raise it further."""
+
+
 class App(faust.App):
     """A Rookery application; see the head of this module."""
 
@@ -103,13 +109,16 @@ class App(faust.App):
         """
         if app_id is not None:
             settings["app_id"] = app_id
-        self.settings = Settings.load(**settings)
+        try:
+            self.settings = Settings.load(**settings)
+        except ConfigurationError as error:
+            raise SettingsRefused(error.problems) from None
         self.registry = Registry()
         for cls in agents:
             self.registry.add(cls)
         self.topic_names = Topics(self.settings.app_id)
         self.client_kwargs = security.client_kwargs(self.settings)
-        self.worker_name = f"{socket.gethostname()}-{os.getpid()}"
+        self.worker_name = self.settings.agent_id or f"{socket.gethostname()}-{os.getpid()}"
         warnings.simplefilter("error", SecurityWarning)
         credentials = security.faust_credentials(self.client_kwargs)
         super().__init__(self.settings.app_id, broker_credentials=credentials, **presets(self.settings))

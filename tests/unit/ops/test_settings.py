@@ -20,7 +20,12 @@ def problems(**settings: Any) -> tuple[str, ...]:
 @pytest.fixture(autouse=True)
 def empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
-        if name.startswith("ROOKERY_") or name in {"BUS_ADDRESS", "KAFKA_BOOTSTRAP_SERVERS", "REDIS_URL"}:
+        if name.startswith("ROOKERY_") or name in {
+            "AGENT_ID",
+            "BUS_ADDRESS",
+            "KAFKA_BOOTSTRAP_SERVERS",
+            "REDIS_URL",
+        }:
             monkeypatch.delenv(name)
 
 
@@ -50,6 +55,16 @@ def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "k:1")
     settings = Settings.load(app_id="app")
     assert (settings.partitions, settings.broker) == (12, "k:1")
+
+
+def test_a_worker_is_named_by_either_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings.load(app_id="app").agent_id is None
+    monkeypatch.setenv("AGENT_ID", "node1")
+    assert Settings.load(app_id="app").agent_id == "node1"
+    monkeypatch.setenv("ROOKERY_AGENT_ID", "node2")
+    assert Settings.load(app_id="app").agent_id == "node2"
+    monkeypatch.setenv("ROOKERY_AGENT_ID", "no spaces")
+    assert problems()[0].startswith("agent_id (ROOKERY_AGENT_ID, ")
 
 
 def test_the_broker_is_found_under_three_names_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
