@@ -26,7 +26,7 @@ from mode.threads import QueueServiceThread
 
 from rookery.schemas.envelope import Priority
 from rookery.streams.engine.engine import Engine
-from rookery.streams.kafka.reader import stop_consumer
+from rookery.streams.kafka.reader import leave_as_parsed, stop_consumer
 
 if TYPE_CHECKING:
     from rookery.streams.kafka.app import App
@@ -114,20 +114,11 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
     async def _take(self, consumer: Any, shares: Sequence[Share]) -> dict[TP, Any]:
         fetched: dict[TP, Any] = {}
-        for result in consumer._fetcher._records.values():
-            unread = getattr(result, "_partition_records", None)  # a FetchError has none
-            if unread is not None:
-                unread._consumer_record = _as_parsed
+        leave_as_parsed(consumer)
         for active, records_max in shares:
             if active:  # aiokafka takes no partitions for all
                 fetched |= await self._fetch_records(consumer, active, timeout=0.0, max_records=records_max)
         return fetched
-
-
-def _as_parsed(tp: TP, record: Any) -> Any:
-    """aiokafka's parsed record as it is: it has all that we read, and copying it into a ConsumerRecord takes longer
-    than parsing it."""
-    return record
 
 
 class Consumer(driver.Consumer):

@@ -15,7 +15,6 @@ from typing import Any, Protocol
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaConnectionError, KafkaError, UnknownTopicOrPartitionError
-from aiokafka.structs import ConsumerRecord
 
 from rookery.schemas.errors import LeaseLost, NotBound, WrongTopic
 from rookery.schemas.journal import LEASE_HEADER, lease_number
@@ -32,7 +31,7 @@ from rookery.streams.kafka.batches import (
 from rookery.streams.kafka.fencetest import check_fence
 from rookery.streams.kafka.reader import STOP_TIMEOUT, Readers, ReadFailed, stop_consumer
 from rookery.streams.kafka.topicids import topic_ids
-from rookery.streams.log import Followed, JournalRecord, Lease, NoSuchTopic, ShipFailed
+from rookery.streams.log import Followed, JournalRecord, Lease, NoSuchTopic, Record, ShipFailed
 
 # Longer than a leader takes to move in a rolling restart, so that this costs no recovery; seconds.
 APPEND_TIMEOUT = 20.0
@@ -193,9 +192,7 @@ class KafkaLog:
                 raise WrongTopic(topic, f"has {count} partitions now, the journal has {partitions}")
         return [topic_id for topic_id, _ in inboxes]
 
-    async def read_inbox(
-        self, partition: int, lane: int, start: int, stop: int
-    ) -> AsyncIterator[Sequence[ConsumerRecord]]:
+    async def read_inbox(self, partition: int, lane: int, start: int, stop: int) -> AsyncIterator[Sequence[Record]]:
         """See `Log.read_inbox`; what retention has deleted is left out."""
         async for records in self._readers.read(self._topics.inboxes[lane], partition, start, stop):
             yield records
@@ -300,12 +297,20 @@ def _known(client: Any, topic: str, partition: int) -> bool:
     return topic in client._topics and partition in (client.cluster.partitions_for_topic(topic) or ())
 
 
-def _journal_records(records: Sequence[ConsumerRecord]) -> list[JournalRecord]:
-    return [JournalRecord(r.offset, r.key, r.value, _lease_number(r)) for r in records]
+def _journal_records(records: Sequence[Any]) -> list[JournalRecord]:
+    found: list[JournalRecord] = []
+    headers: Sequence[tuple[str, bytes]] = ()
+    lease: int | None = None
+    for record in records:
+        if record.headers != headers:  # as a rule those of the record before
+            headers = record.headers
+            lease = _lease_number(headers)
+        found.append(JournalRecord(record.offset, record.key, record.value, lease))
+    return found
 
 
-def _lease_number(record: ConsumerRecord) -> int | None:
-    for name, value in record.headers:
+def _lease_number(headers: Sequence[tuple[str, bytes]]) -> int | None:
+    for name, value in headers:
         if name == LEASE_HEADER:
             return lease_number(value)
     return None

@@ -11,7 +11,6 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
-from aiokafka.structs import ConsumerRecord
 
 from rookery.schemas.errors import RookeryError
 from rookery.streams.log import OutsideJournal
@@ -53,7 +52,7 @@ class Readers:
         idle, self._idle = self._idle, []
         await asyncio.gather(*(stop_consumer(consumer, STOP_TIMEOUT) for consumer in idle))
 
-    async def read(self, topic: str, partition: int, start: int, stop: int) -> AsyncGenerator[Sequence[ConsumerRecord]]:
+    async def read(self, topic: str, partition: int, start: int, stop: int) -> AsyncGenerator[Sequence[Any]]:
         """Yield non-empty batches of the records in [start, stop), what retention deleted left out.
 
         Raises ReadFailed when there is no progress, or the log ends before `start`.
@@ -78,7 +77,7 @@ class Readers:
 
     async def follow(
         self, topic: str, offsets: Mapping[int, int]
-    ) -> AsyncGenerator[tuple[int, Sequence[ConsumerRecord], int, int]]:
+    ) -> AsyncGenerator[tuple[int, Sequence[Any], int, int]]:
         """Follow partitions for ever, with a consumer of its own: yield partition, records, position and end.
 
         Raises OutsideJournal, ReadFailed.
@@ -91,7 +90,7 @@ class Readers:
             for tp in tps:
                 consumer.seek(tp, offsets[tp.partition])
             while True:
-                fetched = await consumer.getmany(timeout_ms=int(POLL * 1000), max_records=RECORDS_MAX)
+                fetched = await _poll(consumer)
                 for tp in tps:
                     position, end = await consumer.position(tp), consumer.highwater(tp)
                     if end is not None and told.get(tp) != (position, end):
@@ -121,14 +120,14 @@ class Readers:
 
     async def _stretch(
         self, consumer: AIOKafkaConsumer, tp: TopicPartition, start: int, stop: int
-    ) -> AsyncGenerator[Sequence[ConsumerRecord]]:
+    ) -> AsyncGenerator[Sequence[Any]]:
         loop = asyncio.get_running_loop()
         consumer.assign([tp])
         consumer.seek(tp, start)
         position, progress_at = start, loop.time()
         while position < stop:
             try:
-                fetched = await consumer.getmany(tp, timeout_ms=int(POLL * 1000), max_records=RECORDS_MAX)
+                fetched = await _poll(consumer)
             except OffsetOutOfRangeError:
                 consumer.seek(tp, await self._log_start(consumer, tp, position))
                 continue
@@ -146,6 +145,38 @@ class Readers:
         if start <= position:
             raise ReadFailed(tp.topic, tp.partition, f"the log ends before offset {position}: was the topic recreated?")
         return start
+
+
+async def _poll(consumer: AIOKafkaConsumer) -> dict[TopicPartition, Sequence[Any]]:
+    """What was fetched of the assigned partitions, within POLL seconds."""
+    if not (fetched := await _take(consumer)):
+        waiter = consumer._fetcher._create_fetch_waiter()
+        await asyncio.wait([waiter], timeout=POLL)
+        if waiter.done():
+            waiter.result()  # a consumer that may not read says so here
+            fetched = await _take(consumer)
+        else:
+            waiter.cancel()
+    return fetched
+
+
+async def _take(consumer: AIOKafkaConsumer) -> dict[TopicPartition, Sequence[Any]]:
+    leave_as_parsed(consumer)
+    fetched: dict[TopicPartition, Sequence[Any]] = await consumer.getmany(timeout_ms=0, max_records=RECORDS_MAX)
+    return fetched
+
+
+def leave_as_parsed(consumer: AIOKafkaConsumer) -> None:
+    """Take what was fetched so far as aiokafka parsed it: a record has all that we read, and copying it into a
+    ConsumerRecord takes longer than parsing it."""
+    for result in consumer._fetcher._records.values():
+        unread = getattr(result, "_partition_records", None)  # a FetchError has none
+        if unread is not None:
+            unread._consumer_record = _as_parsed
+
+
+def _as_parsed(tp: TopicPartition, record: Any) -> Any:
+    return record
 
 
 async def stop_consumer(consumer: AIOKafkaConsumer, timeout: float) -> None:
