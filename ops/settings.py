@@ -70,7 +70,9 @@ class Settings(BaseSettings):
         "redis+cluster://host:port,host:port; rediss for TLS; only locks and limits need it",
     )
     redis_timeout: float = Field(1.0, ge=0.05, le=60, description="seconds a command to Redis may take")
-    data_dir: str = Field(".rookery/data", min_length=1, description="folder for local stores; one worker, one folder")
+    data_dir: str = Field(
+        ".rookery/data", min_length=1, description="folder for local stores; each worker in it has its own"
+    )
     web_host: str = Field("127.0.0.1", min_length=1, description="address of health and metrics pages")
     web_port: int = Field(0, ge=0, le=65_535, description="their port; 0 takes a free one")
     web_token: SecretStr | None = Field(

@@ -10,6 +10,7 @@ every commit batch and a slot with most; the reader checks everything, since rec
     ~out/<i>     format, number u64, count of destinations u32; per destination: size of topic u16, topic,
                  partition u32, count of messages u32, sizes of keys i32 (-1: no key), sizes of values u32, keys and
                  values in turn
+    ~opt/...     what a later version may add and this one can do without
     <address>    format, flags u8, state version u32, size of type u16, type, state
 """
 
@@ -39,6 +40,8 @@ _LANES = len(Priority)
 CLAIM = b"~claim"
 POSITION = b"~pos"
 SLOT_PREFIX = b"~out/"
+OPTIONAL_PREFIX = b"~opt/"
+"""Under it a later version may keep what this one can do without: ignored here. Every other unknown key is an error."""
 _CELL = "\x1f"
 CELL_MARK = _CELL.encode()
 
@@ -49,6 +52,7 @@ class KeyKind(Enum):
     CLAIM = "claim"
     POSITION = "position"
     SLOT = "slot"
+    OPTIONAL = "optional"
     AGENT = "agent"
     CELL = "cell"
 
@@ -75,10 +79,12 @@ def split_key(key: bytes) -> Key:
     """Say what a key holds; raises JournalError for one that this version doesn't know."""
     if key.startswith(SLOT_PREFIX):
         return Key(KeyKind.SLOT)
+    if key.startswith(OPTIONAL_PREFIX):
+        return Key(KeyKind.OPTIONAL)
     if key.startswith(b"~"):
         kind = {CLAIM: KeyKind.CLAIM, POSITION: KeyKind.POSITION}.get(key)
         if kind is None:
-            raise JournalError(repr(key), "unknown key, written by a newer version")
+            raise JournalError(repr(key), "unknown key, written by a newer version: run that one, or a later one")
         return Key(kind)
     try:
         address, mark, cell = key.decode().partition(_CELL)

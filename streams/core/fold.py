@@ -2,7 +2,11 @@
 
 A lease is known by the offset of its claim, which every later record of it carries in a header. Replay ignores a
 record whose lease number is below the highest seen so far; compaction may have kept exactly such a record as the
-last of its key, so the first batch after the next claim writes the key's true value again (`stale`).
+last of its key, so the first batch after the next claim writes the key's true value again (`stale`). A record without
+that header which is no claim was written by none of us: it is treated in the same way, and is nobody's lease.
+
+A key that begins with "~" and is not known was written by a later version that may rely on it: going on without would
+be a guess, so recovery refuses it, unless it lies under "~opt/".
 
 Folding goes on where a store stands: from offset 0 with an empty one, else from its mark. Both give the same.
 """
@@ -10,7 +14,16 @@ Folding goes on where a store stands: from offset 0 with an empty one, else from
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rookery.schemas.journal import CLAIM, POSITION, SLOT_PREFIX, Position, Slot, decode_position, decode_slot
+from rookery.schemas.journal import (
+    CLAIM,
+    POSITION,
+    SLOT_PREFIX,
+    Position,
+    Slot,
+    decode_position,
+    decode_slot,
+    split_key,
+)
 from rookery.streams.core.store import Mark, MemoryStore, Store
 from rookery.streams.log import JournalRecord
 
@@ -24,7 +37,8 @@ class Recovered:
     store: Store  # agents and cells
     unsent: list[Slot]  # live outbox slots above sent-through, in order
     repair: dict[bytes, bytes | None]  # keys that a stale lease touched, with their true values
-    ignored_count: int  # records of stale leases
+    ignored_count: int  # records of stale leases and of strangers
+    position_stale: bool = False  # the last position that compaction keeps may be a stale one: write it anew
 
 
 class JournalFold:
@@ -58,9 +72,11 @@ class JournalFold:
         changes: dict[bytes, bytes | None] = {}
         stale, highest = self.stale, self.highest
         for offset, key, value, lease in records:
-            number = offset if lease is None else lease
+            # A stranger's is below any.
+            number = lease if lease is not None else offset if key == CLAIM else -2
             if number < highest:
-                stale.add(key)
+                if key:
+                    stale.add(key)
                 self.ignored_count += 1
                 continue
             highest = number
@@ -83,6 +99,8 @@ class JournalFold:
         self.offset = max(self.offset, claim + 1)
         store.apply({}, self._mark(), at_end=True)
         control = store.control()
+        for key in control:
+            split_key(key)
         repair = {
             key: control.get(key) if key.startswith(b"~") else store.get(key)
             for key in self.stale
@@ -93,4 +111,4 @@ class JournalFold:
         slots = [decode_slot(value) for key, value in control.items() if key.startswith(SLOT_PREFIX)]
         sent, end = (0, 0) if position is None else (position.sent_through, position.next_slot)
         unsent = sorted((slot for slot in slots if sent < slot.number < end), key=lambda slot: slot.number)
-        return Recovered(claim, position, store, unsent, repair, self.ignored_count)
+        return Recovered(claim, position, store, unsent, repair, self.ignored_count, POSITION in self.stale)

@@ -164,6 +164,8 @@ class Partition:
         self.retiring: dict[str, tuple[int, ...]] = {key.decode(): ends for key in recovered.store.retired()}
         self._gaps: list[tuple[int, int]] = [(-1, -1)] * LANES  # the edges of the gap that was seen last
         self._written = (tuple(lane.prefix for lane in self.lanes), position.sent_through)
+        if recovered.position_stale:
+            self._written = ((), -1)  # R4: no position is written, so one is due
         self._reopen_ledgers()
 
     def _reopen_ledgers(self) -> None:

@@ -19,6 +19,7 @@ from rookery.streams.client import Client
 from rookery.streams.kafka import acls
 from rookery.streams.kafka import topics as admin
 from rookery.streams.kafka.accept import accept
+from rookery.streams.kafka.members import members
 
 if TYPE_CHECKING:
     from rookery.streams.kafka.app import App
@@ -103,17 +104,34 @@ class topics(Command):  # noqa: N801 - the name of the command
 
 
 class agents(Command):  # noqa: N801
-    """List agent types with their handlers, and the backlog by priority."""
+    """List agent types, the workers with their partitions and live agents, and the backlog by priority."""
 
     async def run(self) -> None:
-        """Print two tables."""
+        """Print three tables."""
         registry = self.rookery.registry
         rows = [[name, registry.get(name).cls.__module__] for name in registry.names()]
         self.say(self.tabulate(rows, headers=["type", "module"], title="Agent types"))
+        settings, inbox = self.rookery.settings, self.rookery.topic_names.inboxes[0]
+        async with admin.admin(self.rookery.client_kwargs) as kafka:
+            token = "" if settings.web_token is None else settings.web_token.get_secret_value()
+            workers = await members(kafka, settings.app_id, inbox, token)
+        rows = [
+            [
+                worker.url or worker.host,
+                " ".join(map(str, worker.partitions)) or "none",
+                "not readable from here" if worker.live is None else _counts(worker.live),
+            ]
+            for worker in workers
+        ]
+        self.say(self.tabulate(rows, headers=["worker", "partitions", "live agents"], title="Workers"))
         async with self.client() as client:
             backlog, handled = await client.backlog(), await client.handled()
         waiting = [[priority.name, str(count)] for priority, count in backlog.items()]
         self.say(self.tabulate(waiting, headers=["priority", "waiting"], title=f"Messages, {handled:,} handled"))
+
+
+def _counts(live: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in live.items() if count) or "none"
 
 
 class _Talking(Command):

@@ -26,6 +26,7 @@ from rookery.streams.client import Client
 from rookery.streams.core.store import in_memory
 from rookery.streams.engine.engine import Engine
 from rookery.streams.kafka import acls, registration, selftest, topics
+from rookery.streams.kafka.datadir import own_folder
 from rookery.streams.kafka.log import KafkaLog
 from rookery.streams.kafka.watchdog import Watchdog
 from rookery.streams.rocks import RocksStores, stores_folder
@@ -71,6 +72,7 @@ class EngineService(Service):
         self._client: Client | None = None
         self._stores: RocksStores | None = None
         self.settings = app.settings
+        self._folders = contextlib.ExitStack()
         self._watchdog = Watchdog(self.loop, app.settings.session_timeout)
 
     @property
@@ -137,7 +139,8 @@ class EngineService(Service):
         if settings.store == "rocksdb":
             home = {"app": settings.app_id, "journal": (await self._log.journal_id()).hex()}
             age_max = topics.TOMBSTONES_KEPT_MS / 1000 / 2
-            self._stores = RocksStores(stores_folder(settings.data_dir, settings.app_id), home, age_max, time.time)
+            folder = self._folders.enter_context(own_folder(stores_folder(settings.data_dir, settings.app_id)))
+            self._stores = RocksStores(folder, home, age_max, time.time)
         self._engine = Engine(
             settings,
             app.registry,
@@ -166,6 +169,7 @@ class EngineService(Service):
             await self._engine.stop()
         if self._log is not None:
             await self._log.stop()
+        self._folders.close()
 
     @Service.task
     async def _watch(self) -> None:

@@ -1,17 +1,23 @@
 """The application that the workers of the cluster tests run: agents that count, as slowly as they are told."""
 
 import asyncio
+import logging
 import os
 import time
+from typing import Any
 
 from rookery import Agent, App, handler
+
+log = logging.getLogger(__name__)
 
 
 class Count(Agent):
     n: int = 0
 
     @handler("add")
-    async def add(self, msg: dict[str, float]) -> dict[str, int]:
+    async def add(self, msg: dict[str, Any]) -> dict[str, int]:
+        if msg.get("seconds", 0) and "TELL_SLOW" in os.environ:
+            log.warning("slow turn of %s", self.id)
         await asyncio.sleep(msg.get("seconds", 0))
         if "MAY_BLOCK" in os.environ:
             time.sleep(msg.get("block", 0))  # noqa: ASYNC251 - what the watchdog is there for

@@ -1,6 +1,7 @@
 """The ground a worker stands on, on a real Kafka: topics made again, records deleted unhandled, other programs."""
 
 import asyncio
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +69,8 @@ async def test_an_inbox_that_was_made_again_is_refused_until_accepted(
         await send(3)
         await counted(app_id, broker, send.sent)
         assert command(app_id, broker, tmp_path, "topics", "accept").returncode == 1, "while a worker runs"
+        shown = command(app_id, broker, tmp_path, "agents").stdout
+        assert re.search(r"http://127\.0\.0\.1:\d+\D+0 1 2 3 .*Count 40", shown), shown
         assert not await three.leave()
 
 

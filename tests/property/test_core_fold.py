@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from rookery.schemas.errors import JournalError
 from rookery.schemas.journal import (
     CLAIM,
     POSITION,
@@ -23,6 +24,7 @@ from rookery.schemas.journal import (
     slot_key,
 )
 from rookery.streams.core.fold import JournalFold, Recovered
+from rookery.streams.core.partition import Limits, Partition
 from rookery.streams.core.store import Mark, MemoryStore, Store
 from rookery.streams.log import JournalRecord
 from rookery.streams.rocks import RocksStore, RocksStores
@@ -266,3 +268,43 @@ def test_what_a_stale_lease_touched_is_to_be_written_again_with_its_true_value()
     assert found.store == MemoryStore({b"A/1": b"true"})
     assert [unsent.number for unsent in found.unsent] == [1]
     assert found.ignored_count == 4
+
+
+def test_a_stale_position_alone_is_written_anew() -> None:
+    """Compaction may have kept it as the last of its key, and an idle partition would never write over it."""
+    lane = [JournalRecord(0, CLAIM, b"", None), JournalRecord(1, POSITION, position(0, 1), 0)]
+    zombie = JournalRecord(3, POSITION, position(0, 1), 0)
+    for journal, due in ((lane, False), ([*lane, JournalRecord(2, CLAIM, b"", None), zombie], True)):
+        fold = folded([*journal, JournalRecord(9, CLAIM, b"", None)])
+        found = fold.recovered(9)
+        assert found.position_stale == due
+        assert found.repair == {}
+        limits = Limits(batch_bytes_max=9_000, batch_turns_max=9, window_max=9, ring=4, dedup_window=9)
+        partition = Partition(0, 2, found, [(0, 9)] * 3, limits)
+        batch = partition.build(progress_due=True)
+        assert (batch is not None) == due
+        assert partition.is_written != due
+
+
+def test_a_record_of_a_stranger_is_no_lease_and_is_mended() -> None:
+    """Without the header and no claim: somebody produced into the journal by hand."""
+    journal = [
+        JournalRecord(0, CLAIM, b"", None),
+        JournalRecord(1, b"A/1", b"true", 0),
+        JournalRecord(2, b"A/1", b"forged", None),
+        JournalRecord(3, b"B/1", b"forged", None),
+        JournalRecord(4, b"", b"forged", None),
+        JournalRecord(5, b"C/1", b"later", 0),
+        JournalRecord(6, CLAIM, b"", None),
+    ]
+    fold = folded(journal)
+    found = fold.recovered(6)
+    assert contents(found.store) == {b"A/1": b"true", b"C/1": b"later"}
+    assert found.repair == {b"A/1": b"true", b"B/1": None}
+    assert found.ignored_count == 3
+
+
+def test_kinds_of_a_later_version_are_refused_unless_they_say_that_one_can_do_without() -> None:
+    assert recovered([(b"~opt/hint", b"?"), (b"A/1", b"x")]).repair == {}
+    with pytest.raises(JournalError, match="newer version"):
+        recovered([(b"~lock/1", b"?")])
