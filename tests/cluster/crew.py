@@ -75,7 +75,7 @@ class Worker:
         return text[max(0, unhappy.start() - 500) : unhappy.start() + 2500] if unhappy else ""
 
 
-async def eventually(holds: Callable[[], bool], what: str, timeout: float = 40.0) -> None:
+async def eventually(holds: Callable[[], bool], what: str, timeout: float = 90.0) -> None:
     deadline = time.monotonic() + timeout
     while not holds():
         assert time.monotonic() < deadline, f"not in {timeout} s: {what}"
