@@ -1,6 +1,7 @@
 """The application that the workers of a run are: the clerks, with failpoints, and one mechanism off if a run says so.
 
-Every half second a worker writes a line on itself to `<worker>.jsonl` in the run's folder.
+Every half second, and when it owns more or less than before, a worker writes a line on itself to `<worker>.jsonl` in
+the run's folder.
 """
 
 from __future__ import annotations
@@ -35,23 +36,27 @@ app = App(agents=[Clerk])
 async def watch() -> None:
     """Take up what is armed, and write lines."""
     with (FOLDER / f"{WORKER}.jsonl").open("a") as file:
-        lag, due = 0.0, time.monotonic()
+        lag, due, owned, since = 0.0, time.monotonic(), -1, 0.0
         while True:
-            before = time.monotonic()
+            began = time.monotonic()
             points.poll()
             await asyncio.sleep(failpoints.POLL)
             now = time.monotonic()
-            lag = max(lag, now - before - failpoints.POLL)
-            if now < due:
+            lag = max(lag, now - began - failpoints.POLL)
+            engine = app.engine_service.running
+            before, owned = owned, 0 if engine is None else sum(o.partition is not None for o in engine._owned.values())
+            if owned != before:
+                since = now
+            elif now < due:
                 continue
             statistics = app.engine_service.statistics
-            phases = [partition["phase"] for partition in statistics.get("partitions", {}).values()]
             line = {
                 "pid": os.getpid(),
                 "t": now,
                 "wall": time.time(),
                 "lag": round(lag, 3),
-                "owned": phases.count("running"),
+                "owned": owned,
+                "since": since,  # it owns so many
                 "retries": statistics.get("shipping", {}).get("retries", 0),
                 "shipped": statistics.get("shipping", {}).get("shipped", 0),
                 **{key: value for key, value in statistics.items() if isinstance(value, int)},

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -52,6 +53,7 @@ class World:
     partitions: int
     rng: random.Random
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    failovers: list[float] = field(default_factory=list)  # seconds
     excused: set[int] = field(default_factory=set)  # pids whose slowness is our doing
     extras: int = 0
 
@@ -123,6 +125,23 @@ async def kill(world: World, one: Fault) -> None:
     await asyncio.sleep(world.rng.uniform(0, 2))
     victim.start()
     await _recovered(world, one, before)
+
+
+@fault
+async def failover(world: World, one: Fault) -> None:
+    """SIGKILL, and no new process until others have recovered all partitions: how long that takes."""
+    if (victim := world.victim()) is None:
+        return
+    one.did = f"{victim.name} ({victim.now()['owned']} partitions)"
+    killed = time.monotonic()
+    victim.signal(signal.SIGKILL)
+    await until(lambda: not victim.alive, 10)
+    if await until(lambda: world.fleet.owned() >= world.partitions, PATIENCE):
+        lines = [worker.now() for worker in world.fleet.workers if worker.alive and worker.now().get("owned")]
+        world.failovers.append(max(line["since"] for line in lines) - killed)
+        one.effects.append(f"others had them after {world.failovers[-1]:.1f} s")
+    victim.start()
+    await until(lambda: bool(victim.now().get("owned")), PATIENCE)
 
 
 @fault

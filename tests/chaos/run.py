@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -250,8 +251,11 @@ class Run:
         for line in self._witnesses(anomalies):
             self._say(line)
         summary = self._summary(evidence, log, journals)
-        if drained.startswith("too slow"):
-            return Verdict("OVERLOAD", anomalies, summary, drained)
+        if world.failovers:
+            median, longest = statistics.median(world.failovers), max(world.failovers)
+            self._say(f"failover: p50 {median:.1f} s, max {longest:.1f} s over {len(world.failovers)} kills")
+        if slow := self._overload(drained, anomalies, world):
+            return Verdict("OVERLOAD", anomalies, summary, slow)
         if anomalies:
             return Verdict("FAILED", anomalies, summary, drained)
         if why := self._invalid(evidence, log, journals):
@@ -276,6 +280,18 @@ class Run:
             f"{fleet.total('refused_appends')} appends refused, {journals.holes:,} journal records compacted, "
             f"{sum(kinds.values())} faults ({faults})"
         )
+
+    def _overload(self, drained: str, anomalies: Sequence[Anomaly], world: nemesis.World) -> str:
+        """Why nothing can be said, if the machine was too slow for the fleet's timeouts; what is lost is lost anyway."""
+        if drained.startswith("too slow"):
+            return drained
+        lags = {pid: line["lag"] for worker in self.fleet.workers for pid, line in worker.last.items()}
+        slow = {
+            pid: lag for pid, lag in lags.items() if lag > self.plan.session_timeout / 2 and pid not in world.excused
+        }
+        if slow and anomalies and all(anomaly.name == STUCK for anomaly in anomalies):
+            return f"workers stood still for {max(slow.values()):.0f} s without our doing"
+        return ""
 
     def _invalid(self, evidence: Evidence, log: checker.Log, journals: Journals) -> str:
         """Why the run proves nothing, if it does not."""
