@@ -20,7 +20,18 @@ from typing import Any
 from rookery.ops.servers.process import launch
 from tests.chaos import checker, nemesis, topics
 from tests.chaos.broker import Broker
-from tests.chaos.evidence import ANOMALIES, STUCK, Anomaly, ClientSend, Evidence
+from tests.chaos.evidence import (
+    ANOMALIES,
+    DEAD_LETTER_MISMATCH,
+    LOST,
+    LOST_SEND,
+    REPLY_LOST,
+    STATE_DIVERGENCE,
+    STUCK,
+    Anomaly,
+    ClientSend,
+    Evidence,
+)
 from tests.chaos.fleet import ROOT, Fleet, until
 from tests.chaos.journals import Journals
 from tests.chaos.workload import address
@@ -33,6 +44,9 @@ DRAIN_SECONDS, DRAIN_SHARE = 120.0, 0.5
 ASK_TIMES = 4
 # Witnesses shown of each anomaly.
 SHOWN_MAX = 5
+
+# What a fleet that needs more time looks like.
+NOT_DONE_YET = {STUCK, LOST, LOST_SEND, REPLY_LOST, STATE_DIVERGENCE, DEAD_LETTER_MISMATCH}
 
 Say = Callable[[str], None]
 
@@ -282,15 +296,15 @@ class Run:
         )
 
     def _overload(self, drained: str, anomalies: Sequence[Anomaly], world: nemesis.World) -> str:
-        """Why nothing can be said, if the machine was too slow for the fleet's timeouts; what is lost is lost anyway."""
+        """Why nothing can be said, if the machine was too slow for the fleet: what is not done yet looks like lost."""
+        if any(anomaly.name not in NOT_DONE_YET for anomaly in anomalies):
+            return ""
         if drained.startswith("too slow"):
             return drained
         lags = {pid: line["lag"] for worker in self.fleet.workers for pid, line in worker.last.items()}
-        slow = {
-            pid: lag for pid, lag in lags.items() if lag > self.plan.session_timeout / 2 and pid not in world.excused
-        }
-        if slow and anomalies and all(anomaly.name == STUCK for anomaly in anomalies):
-            return f"workers stood still for {max(slow.values()):.0f} s without our doing"
+        slow = max((lag for pid, lag in lags.items() if pid not in world.excused), default=0.0)
+        if slow > self.plan.session_timeout / 2 and any(anomaly.name == STUCK for anomaly in anomalies):
+            return f"a worker stood still for {slow:.0f} s without our doing"
         return ""
 
     def _invalid(self, evidence: Evidence, log: checker.Log, journals: Journals) -> str:
