@@ -202,11 +202,18 @@ class Engine:
         return None if owned is None else owned.lanes[lane].prefix
 
     async def drain(self, timeout: float) -> bool:
-        """Finish the turns that run, commit and ship within `timeout` seconds; starts no other. True if all went."""
+        """Finish the turns that run, commit and ship within `timeout` seconds; starts no other. True if all went.
+
+        A turn that waits for the reply of another agent is left to the next owner, who goes on from its last step.
+        """
         self._draining = True
         self._pool.drain()
         deadline = self._loop.time() + timeout
-        while not (settled := self.is_settled) and self._loop.time() < deadline and not self._hurried:
+        while (
+            not (settled := self._is_settled(self._pool.asking_count))
+            and self._loop.time() < deadline
+            and not self._hurried
+        ):
             self.flush(progress_due=True)
             await asyncio.sleep(DRAIN_POLL_SECONDS)
         return settled
@@ -355,7 +362,10 @@ class Engine:
     @property
     def is_settled(self) -> bool:
         """Whether no turn runs, and all that turns have done is committed and sent."""
-        idle = not self._pool.running_count and self.shipper.is_idle
+        return self._is_settled(0)
+
+    def _is_settled(self, running: int) -> bool:
+        idle = self._pool.running_count == running and self.shipper.is_idle
         return idle and all(ownership.is_settled for ownership in self._owned.values())
 
     @property

@@ -48,6 +48,7 @@ class Pool:
         self._returning: deque[asyncio.Future[None]] = deque()  # those of them that want to go on
         self._armed = False  # a kick is scheduled
         self._yielding = 0  # runners that gave way for one loop turn and go on by themselves
+        self.asking_count = 0  # turns that wait for replies of other agents and nothing else
         self._draining = False
         self._closed = False
         self._loop = asyncio.get_running_loop()

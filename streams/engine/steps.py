@@ -47,7 +47,9 @@ class TurnSteps:
         self._ledger = partition.ledgers.open(mailbox)
         self._next = 0
         self._closed = False
-        self._waiting = 0
+        self._waiting = 0  # steps and asks that are under way
+        self._asking = 0  # those that wait for a reply
+        self._only_asks = False
         self._signals: set[_Signal] = set()
         self._branches: set[asyncio.Task[Any] | None] = set()  # of a gather; the turn's own is cancelled with it
 
@@ -110,10 +112,16 @@ class TurnSteps:
 
     async def reply(self, index: int) -> Step:
         """See StepLog."""
-        while self._ledger.steps[index].state is StepState.PENDING:
-            answer = _Signal()
-            self._ledger.answers[index] = answer.give
-            await self._wait(answer)
+        self._asking += 1
+        try:
+            while self._ledger.steps[index].state is StepState.PENDING:
+                answer = _Signal()
+                self._ledger.answers[index] = answer.give
+                self._tell_pool()
+                await self._wait(answer)
+        finally:
+            self._asking -= 1
+            self._tell_pool()
         return self._ledger.steps[index]
 
     async def expire(self, index: int, step: Step) -> Step:
@@ -130,20 +138,29 @@ class TurnSteps:
         if task is not None and task is not self._mailbox.runner:
             self._branches.add(task)
         self._waiting += 1
+        self._tell_pool()
         if self._waiting == 1:
             pool.give_back()
         try:
             yield
         except BaseException:
             self._waiting -= 1
+            self._tell_pool()
             if not self._waiting:
                 pool.forget()
             raise
         finally:
             self._branches.discard(task)
         self._waiting -= 1
+        self._tell_pool()
         if not self._waiting:
             await pool.take_back()
+
+    def _tell_pool(self) -> None:
+        """Whether this turn waits for other agents only: it can't end by itself, and a stop need not wait for it."""
+        only_asks = 0 < self._asking == self._waiting
+        self._host.pool.asking_count += only_asks - self._only_asks
+        self._only_asks = only_asks
 
     async def _wait(self, signal: _Signal) -> None:
         self._signals.add(signal)

@@ -300,6 +300,26 @@ def test_an_ask_is_made_once_whenever_its_worker_dies(moment: float) -> None:
     scenario()
 
 
+@virtual
+async def test_a_stop_leaves_a_turn_that_waits_for_a_reply_to_the_next_owner() -> None:
+    Oracle.seen.clear()
+    async with Cluster(Asker, Oracle) as cluster:
+        (asker,) = addresses("Asker", 0, 1)
+        (oracle,) = addresses("Oracle", 1, 1)
+        await cluster.assign([0, 0, 0, 0])
+        cluster.post(asker, {"type": "ask", "whom": oracle, "what": "double", "n": 5})
+        await asyncio.sleep(0.0015)
+        started = asyncio.get_running_loop().time()
+        assert await cluster.engine(0).drain(timeout=30)  # the oracle is its own, and starts no turn any more
+        assert asyncio.get_running_loop().time() - started < 1
+        assert Oracle.seen == []
+        await cluster.kill(0)
+        await cluster.assign([1, 1, 1, 1])
+        await cluster.settle()
+        assert cluster.state(asker).answers == [10]
+        assert Oracle.seen == [5]
+
+
 def _steps(cluster: Cluster) -> list[int]:
     """Numbers of the steps that partition 0's journal holds."""
     return [int(r.key.rpartition(b"/")[2]) for r in cluster.log.journals[0] if b"\x1fstep/" in r.key and r.value]
