@@ -131,7 +131,8 @@ class Fleet:
         return 0
 
     async def stop(self, worker: Worker) -> int:
-        """SIGTERM, and the exit code; one that takes too long is killed."""
+        """SIGTERM, and the exit code; one that takes too long is killed. A young one gets to handle signals first."""
+        await until(lambda: bool(worker.now()) or not worker.alive, STOP_SECONDS)
         worker.signal(signal.SIGTERM)
         if not await until(lambda: not worker.alive, STOP_SECONDS):
             worker.signal(signal.SIGKILL)
