@@ -85,7 +85,8 @@ class Pool:
         except asyncio.CancelledError:
             if waiter.done() and not waiter.cancelled():
                 raise
-            self._returning.remove(waiter)
+            if waiter in self._returning:
+                self._returning.remove(waiter)
             self.forget()
             raise
 
@@ -95,8 +96,10 @@ class Pool:
 
     def _let_return(self) -> None:
         while self._returning and self._has_room:
-            self._lent -= 1
-            self._returning.popleft().set_result(None)
+            waiter = self._returning.popleft()
+            if not waiter.done():  # else it was cancelled this very moment
+                self._lent -= 1
+                waiter.set_result(None)
 
     def statistics(self) -> dict[str, int]:
         """Counts of runners, by what they do."""

@@ -23,13 +23,14 @@ from rookery.schemas.cells import Parked, Place, decode_cell, parked_key
 from rookery.schemas.envelope import Envelope, decode
 from rookery.schemas.errors import AgentStopped, BatchTooLarge, Expired, NotSpawned
 from rookery.schemas.journal import RETIRED, decode_agent, encode_agent
-from rookery.schemas.system import PAUSE, PREFIX, REPLY, SPAWN, STOP
+from rookery.schemas.system import PAUSE, PREFIX, REPLY, RESUME, SPAWN, STOP
 from rookery.streams.core.mailbox import Item, Mailbox
 from rookery.streams.core.partition import Finished, Partition
 from rookery.streams.core.routing import Router
 from rookery.streams.engine.failures import Failures
 from rookery.streams.engine.inbound import EnvelopeReader
 from rookery.streams.engine.steps import Host, TurnSteps
+from rookery.streams.log import Record
 
 log = logging.getLogger(__name__)
 
@@ -143,7 +144,9 @@ class TurnRunner:
         if not envelope.type.startswith(PREFIX):
             raise kind.unknown_handler(envelope.type)
         if envelope.type == PAUSE:
-            self._failures.pause(partition, mailbox, lane, item.offset, "somebody asked for it")
+            # A resume that waits behind it came while the agent was busy, and would wait for ever.
+            if not any(self._reread(partition, mailbox, lane, later).type == RESUME for later in mailbox.lanes[lane]):
+                self._failures.pause(partition, mailbox, lane, item.offset, "somebody asked for it")
         elif envelope.type == REPLY:
             # Whoever asked has given up, or has heard it before.
             self.late_replies += 1
@@ -233,12 +236,8 @@ class TurnRunner:
 
     def _load(self, partition: Partition, mailbox: Mailbox, lane: int, item: Item) -> bool:
         """Bring a parked message back from the journal; False if its next turn is not due yet: it is held then."""
-        value = partition.cell(parked_key(mailbox.address, Place(lane, item.offset)))
-        parked = decode_cell(value or b"", Parked)
-        headers = [(name, content or b"") for name, content in parked.headers]
-        item.record = ParkedRecord(item.offset, parked.key, parked.value, headers, parked.timestamp)
-        reader = EnvelopeReader(self._router.topics.inboxes[lane], partition.number, lane)
-        item.envelope = reader(item.record) if headers else decode(parked.value)
+        parked, item.record = _parked(partition, mailbox, lane, item.offset)
+        item.envelope = self._read(partition, lane, item.record)
         if parked.attempts:
             ledger = partition.ledgers.open(mailbox)
             ledger.attempts, ledger.not_before = parked.attempts, parked.not_before
@@ -250,6 +249,17 @@ class TurnRunner:
         mailbox.first_lane = lane
         self._failures.hold(mailbox, due / 1e9)
         return False
+
+    def _reread(self, partition: Partition, mailbox: Mailbox, lane: int, item: Item) -> Envelope:
+        """The envelope of a waiting message, which stays where it is."""
+        if not item.is_parked:
+            return item.envelope
+        return self._read(partition, lane, _parked(partition, mailbox, lane, item.offset)[1])
+
+    def _read(self, partition: Partition, lane: int, record: Record) -> Envelope:
+        if not record.headers:
+            return decode(record.value)
+        return EnvelopeReader(self._router.topics.inboxes[lane], partition.number, lane)(record)
 
     def _fail(
         self, partition: Partition, mailbox: Mailbox, lane: int, item: Item, error: BaseException
@@ -296,6 +306,13 @@ class ParkedRecord(NamedTuple):
     value: bytes | None
     headers: Sequence[tuple[str, bytes]]  # one without a value has b"" here
     timestamp: int
+
+
+def _parked(partition: Partition, mailbox: Mailbox, lane: int, offset: int) -> tuple[Parked, ParkedRecord]:
+    """The cell of a parked message, and the inbox record in it."""
+    parked = decode_cell(partition.cell(parked_key(mailbox.address, Place(lane, offset))) or b"", Parked)
+    headers = [(name, content or b"") for name, content in parked.headers]
+    return parked, ParkedRecord(offset, parked.key, parked.value, headers, parked.timestamp)
 
 
 def _in_time(mailbox: Mailbox, deadline: int, now_ns: int) -> None:

@@ -43,7 +43,7 @@ class Broker(MemoryLog):
 
     def append_journal(self, partition: int, epoch: int, records: Sequence[Append], number: int | None) -> int | None:
         """See `MemoryLog.append_journal`."""
-        if epoch < self._fences[partition] and self.fencing:
+        if self.is_stale(partition, epoch) and self.fencing:
             self.refused_count += 1
             return None
         self._fences[partition] = epoch
@@ -54,6 +54,10 @@ class Broker(MemoryLog):
         ]
         self.batches[partition].append(Batch(base, base if number is None else number, records))
         return base
+
+    def is_stale(self, partition: int, epoch: int) -> bool:
+        """Whether a newer epoch has appended, as far as the broker knows."""
+        return epoch < self._fences[partition]
 
     def forget(self, partition: int) -> None:
         """The broker lost what it knew of producers: the next append is accepted, however old its lease."""
@@ -99,8 +103,8 @@ class Here(Protocol):
     worker: int
     cut_until: float
 
-    def strike(self, fault: Fault) -> None:
-        """Make a fault of the whole worker or cluster happen now."""
+    def strike(self, fault: Fault, partition: int) -> None:
+        """Make a fault of the whole worker or cluster happen now; of that partition, if it concerns one."""
 
     def confirmed(self, partition: int) -> bool:
         """Whether the group knows the same owner of the partition as this worker."""
@@ -123,13 +127,13 @@ class SimulatedPort(MemoryPort):
         self._jumps: set[tuple[int, int, int]] = set()
         self.sought: dict[tuple[int, int], int] = {}  # how often, by partition and lane
 
-    async def _request(self, on: str, land: Callable[[], T], *what: object) -> T:
+    async def request(self, on: str, land: Callable[[], T], *what: object) -> T:
         """Have `land` happen at the broker and return its answer, unless a fault comes between.
 
         It lands whatever becomes of the sender. Raises RequestFailed.
         """
         here, loop = self.here, asyncio.get_running_loop()
-        self._moment(on, "asked")
+        self.moment(on, "asked")
         if here.gate.frozen or here.gate.dead:
             await asyncio.sleep(0)
         answer: asyncio.Future[tuple[Any, str]] = loop.create_future()
@@ -145,11 +149,11 @@ class SimulatedPort(MemoryPort):
                 answer.set_result((result, error))
 
         def answered(result: Any) -> None:
-            self._moment(on, "answered")
+            self.moment(on, "answered")
             settle(result, "")
 
         def landed() -> None:
-            self._moment(on, "landed")
+            self.moment(on, "landed")
             result = land()
             here.note(on, "landed", *what, result if isinstance(result, int) else None)
             if kind != "deafen":
@@ -173,12 +177,13 @@ class SimulatedPort(MemoryPort):
         network = self.here.network
         return 0.0002 + (0.001 if network.random() < 0.9 else 0.02) * network.random()
 
-    def _moment(self, on: str, moment: str) -> None:
+    def moment(self, on: str, moment: str, partition: int = -1) -> None:
+        """Let a fault strike that waits for this."""
         here = self.here
-        if not here.gate.dead and (
-            fault := here.faults.take(on, moment, here.worker, asyncio.get_running_loop().time())
-        ):
-            here.strike(fault)
+        if here.gate.dead and moment != "stale":  # what it had sent before may still be stale
+            return
+        if fault := here.faults.take(on, moment, here.worker, asyncio.get_running_loop().time()):
+            here.strike(fault, partition)
 
     # -- the port -----------------------------------------------------------------------------------------------------
 
@@ -187,16 +192,16 @@ class SimulatedPort(MemoryPort):
             self.broker.epochs[partition] += 1
             return self.broker.epochs[partition]
 
-        return SimulatedLease(self, partition, await self._request("acquire", land, partition))
+        return SimulatedLease(self, partition, await self.request("acquire", land, partition))
 
     async def journal_end(self, partition: int) -> int:
-        return await self._request("end", lambda: self.broker.ends[partition], partition)
+        return await self.request("end", lambda: self.broker.ends[partition], partition)
 
     async def journal_start(self, partition: int) -> int:
-        return await self._request("end", lambda: 0, partition)
+        return await self.request("end", lambda: 0, partition)
 
     async def incarnations(self) -> Sequence[bytes]:
-        return await self._request("bounds", lambda: [self.broker.incarnation(t) for t in self.broker.topics.inboxes])
+        return await self.request("bounds", lambda: [self.broker.incarnation(t) for t in self.broker.topics.inboxes])
 
     async def read_journal(self, partition: int, start: int, stop: int) -> AsyncIterator[Sequence[JournalRecord]]:
         broker, size = self.broker, self.here.network.choice([7, 50, 10_000])
@@ -207,7 +212,7 @@ class SimulatedPort(MemoryPort):
 
         try:
             while start < stop:
-                records = await self._request("read", partial(land, start), partition)
+                records = await self.request("read", partial(land, start), partition)
                 yield records
                 start = records[-1].offset + 1 if len(records) == size else stop
         finally:
@@ -215,7 +220,7 @@ class SimulatedPort(MemoryPort):
 
     async def inbox_bounds(self, partition: int) -> Sequence[tuple[int, int]]:
         topics, records = self.broker.topics.inboxes, self.broker.records
-        return await self._request(
+        return await self.request(
             "bounds", lambda: [(0, len(records(topic, partition))) for topic in topics], partition
         )
 
@@ -224,11 +229,11 @@ class SimulatedPort(MemoryPort):
     ) -> AsyncIterator[Sequence[MemoryRecord]]:
         log = self.broker.records(self.broker.topics.inboxes[lane], partition)
         if start < stop:
-            yield await self._request("window", lambda: log[start:stop], partition)
+            yield await self.request("window", lambda: log[start:stop], partition)
 
     async def ship(self, topic: str, partition: int, messages: Sequence[tuple[bytes | None, bytes]]) -> None:
         try:
-            await self._request(
+            await self.request(
                 "ship", lambda: self.broker.append(topic, partition, messages), topic, partition, len(messages)
             )
         except RequestFailed as error:
@@ -240,7 +245,7 @@ class SimulatedPort(MemoryPort):
 
     async def confirm_assignment(self, partition: int) -> bool:
         try:
-            return await self._request("confirm", lambda: self.here.confirmed(partition), partition)
+            return await self.request("confirm", lambda: self.here.confirmed(partition), partition)
         except RequestFailed:
             return False
 
@@ -277,12 +282,16 @@ class SimulatedLease:
 
     async def append(self, records: Sequence[Append], number: int | None) -> int:
         partition, port = self._partition, self._port
+
+        def land() -> int | None:
+            if port.broker.is_stale(partition, self._epoch):
+                port.moment("append", "stale", partition)
+            return port.broker.append_journal(partition, self._epoch, records, number)
+
         try:
-            base = await port._request(
-                "claim" if number is None else "append",
-                lambda: port.broker.append_journal(partition, self._epoch, records, number),
-                partition, self._epoch, len(records),
-            )  # fmt: skip
+            base = await port.request(
+                "claim" if number is None else "append", land, partition, self._epoch, len(records)
+            )
         except RequestFailed as error:
             raise LeaseLost(partition, str(error)) from None
         if base is None:

@@ -2,6 +2,7 @@
 
     lost, doubled, lost-send, ghost-send, order-inversion        of messages
     reply-lost, reply-doubled, dead-letter-mismatch              of what clients and operators hear
+    step-repeated                                                of durable steps
     stale-accepted, split-writer                                 of writers
     state-divergence, conservation                               of states
     stuck, defect                                                of the run itself
@@ -12,23 +13,34 @@ A message is known by its token: its unique name and the nonce of the attempt th
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 
-from rookery.schemas.deadletter import DeadLetter, decode_dead_letter
+from rookery.schemas.cells import Step, StepState, decode_cell, read_name
+from rookery.schemas.deadletter import DeadLetter
 from rookery.schemas.envelope import Envelope, decode
-from rookery.schemas.journal import SLOT_PREFIX, Key, KeyKind, decode_agent, decode_slot, split_key
+from rookery.schemas.journal import KeyKind, split_key
+from rookery.schemas.system import ASK_PREFIX
 from tests.simulation.broker import Batch
-from tests.simulation.fleet import BALANCE, Do, Interpreter, fails
+from tests.simulation.evidence import (
+    Evidence,
+    Post,
+    Reply,
+    Token,
+    accepted_batches,
+    do_of,
+    messages,
+    outbox,
+    tokens,
+)
+from tests.simulation.fleet import BALANCE, Interpreter, fails, skips
 
-if TYPE_CHECKING:
-    from tests.simulation.world import World
-
-Token = tuple[str, str]  # name, nonce
 Line = tuple[str, str, int]  # sender, target, priority: what order is promised within
+
+# The state of an agent that has not handled anything.
+UNTOUCHED: dict[str, Any] = msgspec.to_builtins(Interpreter.__rookery_type__.decode_state(None))
 
 
 class Anomaly(NamedTuple):
@@ -38,68 +50,27 @@ class Anomaly(NamedTuple):
     detail: str
 
 
-@dataclass(frozen=True)
-class Post:
-    """A message of a client, in the order in which it was stored first."""
-
-    client: str
-    target: str
-    priority: int
-    name: str
-    number: int
-    asks: bool
-    fails: bool
-    system: bool = False
-
-
-@dataclass
-class Reply:
-    """A record on a client's reply topic."""
-
-    correlation: str
-    id: str
-    payload: bytes
-
-
-@dataclass
-class Evidence:
-    """Everything that the checks look at."""
-
-    posts: Sequence[Post]
-    batches: Sequence[Sequence[Batch]]  # by partition, as stored
-    compacted: Mapping[str, dict[str, Any]]  # states by address, folded from what compaction left
-    live: Mapping[str, dict[str, Any]]  # as the owners have them
-    answers: Mapping[str, dict[str, Any]]  # as the agents say
-    inboxes: Mapping[tuple[int, int], Sequence[Envelope]]  # by partition and lane
-    letters: Sequence[DeadLetter]
-    replies: Sequence[Reply]
-    accepted: Sequence[tuple[str, int, int, int]]  # (process, partition, lease, last offset) in the order of acks
-    states: dict[str, dict[str, Any]] = field(init=False)  # by address, folded from all that was ever stored
-
-    def __post_init__(self) -> None:
-        self.states = {}
-        for batches in self.batches:
-            self.states |= states_of(fold(batches))
-
-
 def check(evidence: Evidence) -> list[Anomaly]:
     """All anomalies of a run."""
     e = evidence
-    commands = {do.name: do.commands for do in _messages(e)}
+    commands = {do.name: do.commands for do in messages(e)}
     failing = {name for name, told in commands.items() if fails(told)}
-    sent, handled = sends_of(e.posts, e.states), handled_by(e.states)
-    letters, mismatches = dead_letters(e.letters, e.inboxes)
-    arrived = Counter(_tokens(e))
+    skipped = {name for name, told in commands.items() if skips(told)}
+    asks = asks_of(e.batches)
+    sent, handled = sends_of(e.posts, e.states) | asks, handled_by(e.states)
+    letters, expired, mismatches = dead_letters(e.letters, e.inboxes)
+    arrived = Counter(tokens(e))
     return [
         *mismatches,
-        *deliveries(sent, handled, letters, arrived),
-        *failures(failing, handled, letters, set(commands)),
+        *deliveries(sent, handled, letters, arrived, skipped),
+        *failures(failing, skipped, handled, letters, expired & {name for line in asks.values() for name, _ in line}),
         *replies(e.posts, e.replies),
+        *steps(e.batches, e.states),
         *writers(e.batches, e.accepted),
         *slots(e.batches, e.inboxes),
         *divergences("compacted journal", e.states, e.compacted),
         *divergences("memory of the owner", e.states, e.live),
-        *divergences("answer of the agent", {a: s for a, s in e.states.items() if a in e.answers}, e.answers),
+        *divergences("answer of the agent", {a: e.states.get(a, UNTOUCHED) for a in e.answers}, e.answers),
         *counts(e.states, commands),
         *conservation(e.states),
     ]
@@ -120,12 +91,22 @@ def sends_of(posts: Iterable[Post], states: Mapping[str, Mapping[str, Any]]) -> 
     return dict(sent)
 
 
+def asks_of(batches: Iterable[Iterable[Batch]]) -> dict[Line, list[Token]]:
+    """What agents asked in their turns: committed by itself, whatever became of the turn, so in lines of their own."""
+    asks: defaultdict[Line, dict[Token, None]] = defaultdict(dict)
+    for stored in batches:
+        for envelope in outbox(stored):  # a slot that was repaired is there twice
+            if envelope.id.startswith(ASK_PREFIX) and (do := do_of(envelope)) is not None:
+                asks[f"{envelope.sender} asks", envelope.target, int(envelope.priority)][do.name, envelope.id] = None
+    return {line: list(tokens) for line, tokens in asks.items()}
+
+
 def handled_by(states: Mapping[str, Mapping[str, Any]]) -> dict[Line, list[Token]]:
     """What agents handled, in order."""
     handled: defaultdict[Line, list[Token]] = defaultdict(list)
     for address, state in states.items():
-        for sender, priority, name, _, nonce in state["handled"]:
-            handled[sender, address, priority].append((name, nonce))
+        for sender, priority, name, number, nonce in state["handled"]:
+            handled[sender if number else f"{sender} asks", address, priority].append((name, nonce))
     return dict(handled)
 
 
@@ -134,13 +115,14 @@ def deliveries(
     handled: Mapping[Line, Sequence[Token]],
     letters: Mapping[Line, Sequence[Token]],
     arrived: Mapping[Token, int],
+    skipped: Container[str] = (),
 ) -> Iterator[Anomaly]:
     """Each message that was sent is handled once or given up once, and no other; in each line in order."""
     for line in sorted({*sent, *handled, *letters}):
         expected, got, given_up = (list(given.get(line, ())) for given in (sent, handled, letters))
         ends = Counter(got) + Counter(given_up)
         for token in expected:
-            if not ends[token]:
+            if not ends[token] and token[0] not in skipped:
                 name = "lost" if line[0].startswith("client:") or arrived.get(token) else "lost-send"
                 yield Anomaly(name, f"{token} of {line}")
         for token, count in ends.items():
@@ -156,9 +138,13 @@ def deliveries(
 
 def dead_letters(
     letters: Iterable[DeadLetter], inboxes: Mapping[tuple[int, int], Sequence[Envelope]]
-) -> tuple[dict[Line, list[Token]], list[Anomaly]]:
-    """Messages that were given up, by line; a letter that is stored twice counts once. Each has to be true."""
+) -> tuple[dict[Line, list[Token]], set[str], list[Anomaly]]:
+    """Messages that were given up, by line, and the names of those that came too late; each letter has to be true.
+
+    One that is stored twice counts once.
+    """
     lines: defaultdict[Line, list[Token]] = defaultdict(list)
+    expired: set[str] = set()
     anomalies: list[Anomaly] = []
     seen: dict[tuple[str, int, int], bytes] = {}
     for letter in letters:
@@ -168,7 +154,7 @@ def dead_letters(
                 anomalies.append(Anomaly("dead-letter-mismatch", f"two different letters for {place}"))
             continue
         seen[place] = letter.SerializeToString()
-        envelope, do = decode(letter.value), _do(decode(letter.value))
+        envelope, do = decode(letter.value), do_of(decode(letter.value))
         lane = ("low", "normal", "high").index(letter.topic.rpartition(".")[2])
         log = inboxes.get((letter.partition, lane), ())
         if letter.offset >= len(log) or log[letter.offset] != envelope:
@@ -176,24 +162,28 @@ def dead_letters(
         elif do is None:
             anomalies.append(Anomaly("dead-letter-mismatch", f"{place}: {letter.reason} {letter.error}"))
         else:
-            lines[envelope.sender, envelope.target, lane].append((do.name, do.nonce))
-    return dict(lines), anomalies
+            sender = envelope.sender if do.number else f"{envelope.sender} asks"
+            lines[sender, envelope.target, lane].append((do.name, do.nonce or envelope.id))
+            if letter.reason == "expired":
+                expired.add(do.name)
+    return dict(lines), expired, anomalies
 
 
 def failures(
     failing: set[str],
+    skipped: set[str],
     handled: Mapping[Line, Sequence[Token]],
     letters: Mapping[Line, Sequence[Token]],
-    known: set[str],
+    expired: set[str],
 ) -> Iterator[Anomaly]:
-    """Dead letters are those messages whose turns were told to fail, one for one."""
+    """Dead letters are those messages whose turns were told to fail, one for one, and asks that came too late."""
     done = {name for tokens in handled.values() for name, _ in tokens}
     given_up = {name for tokens in letters.values() for name, _ in tokens}
-    for name in sorted(given_up - failing):
-        yield Anomaly("dead-letter-mismatch", f"{name} was given up, its turn should have succeeded")
-    for name in sorted(failing & done):
+    for name in sorted(given_up - failing - expired):
+        yield Anomaly("dead-letter-mismatch", f"{name} was given up, its turn should have succeeded, or left nothing")
+    for name in sorted((failing | skipped) & done):
         yield Anomaly("dead-letter-mismatch", f"{name} was handled, its turn should have failed")
-    for name in sorted((failing & known) - given_up - done):
+    for name in sorted(failing - given_up - done):
         yield Anomaly("dead-letter-mismatch", f"{name} failed without a dead letter")
 
 
@@ -204,7 +194,7 @@ def slots(
     committed = {
         (source, envelope.delivery.sequence): envelope.SerializeToString()
         for source, stored in enumerate(batches)
-        for envelope in _outbox(stored)
+        for envelope in outbox(stored)
     }
     arrived = {
         (envelope.delivery.source, envelope.delivery.sequence): envelope.SerializeToString()
@@ -217,16 +207,6 @@ def slots(
             yield Anomaly("ghost-send", f"{origin} arrived, but was never committed like that")
     for origin in sorted(committed.keys() - arrived.keys()):
         yield Anomaly("lost-send", f"{origin} was committed, but never arrived")
-
-
-def _outbox(batches: Iterable[Batch]) -> Iterator[Envelope]:
-    """All messages to agents in the accepted slots of a journal."""
-    for batch in accepted_batches(batches):
-        for key, value in batch.records:
-            if key.startswith(SLOT_PREFIX) and value is not None:
-                for (topic, _), messages in decode_slot(value).messages.items():
-                    if ".inbox." in topic:
-                        yield from (decode(body) for _, body in messages)
 
 
 # -- replies ----------------------------------------------------------------------------------------------------------
@@ -245,16 +225,39 @@ def replies(posts: Iterable[Post], got: Iterable[Reply]) -> Iterator[Anomaly]:
             yield Anomaly("reply-doubled", f"{name}: {sorted(different)}")
 
 
+# -- steps ------------------------------------------------------------------------------------------------------------
+
+
+def steps(batches: Iterable[Iterable[Batch]], states: Mapping[str, Mapping[str, Any]]) -> Iterator[Anomaly]:
+    """A step that is done has one result, and the turn goes on with that; an ask is answered with its own reply."""
+    results: defaultdict[bytes, set[bytes]] = defaultdict(set)
+    for key, step in _steps_of(batches):
+        if step.state is StepState.DONE:
+            results[key].add(step.payload)
+    for key, different in results.items():
+        if len(different) > 1:
+            yield Anomaly("step-repeated", f"{key!r}: {sorted(different)}")
+    drawn = {payload for different in results.values() for payload in different}
+    for address, state in states.items():
+        for name, result in state["results"]:
+            if msgspec.json.encode(result) not in drawn:
+                yield Anomaly("step-repeated", f"{address} went on with {result} in {name}, which no step committed")
+        for name, answer in state["asked"]:
+            if answer not in {name, "AgentError", "AskTimeout", "AskCycle"}:
+                yield Anomaly("reply-doubled", f"{address} got the reply to {answer} when it asked {name}")
+
+
+def _steps_of(batches: Iterable[Iterable[Batch]]) -> Iterator[tuple[bytes, Step]]:
+    """The step cells that were accepted, in the order in which they were written."""
+    for stored in batches:
+        for batch in accepted_batches(stored):
+            for key, value in batch.records:
+                named = split_key(key)
+                if value is not None and named.kind is KeyKind.CELL and read_name(named.cell).form is Step:
+                    yield key, decode_cell(value, Step)
+
+
 # -- writers ----------------------------------------------------------------------------------------------------------
-
-
-def accepted_batches(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """Those that count: no record before them has a higher lease number."""
-    highest = -1
-    for batch in batches:
-        if batch.lease >= highest:
-            highest = batch.lease
-            yield batch
 
 
 def writers(batches: Sequence[Sequence[Batch]], accepted: Iterable[tuple[str, int, int, int]]) -> Iterator[Anomaly]:
@@ -268,29 +271,6 @@ def writers(batches: Sequence[Sequence[Batch]], accepted: Iterable[tuple[str, in
 
 
 # -- states -----------------------------------------------------------------------------------------------------------
-
-
-def fold(batches: Iterable[Batch]) -> dict[bytes, bytes]:
-    """What a journal says, told without the code under test."""
-    values: dict[bytes, bytes] = {}
-    for batch in accepted_batches(batches):
-        for key, value in batch.records:
-            if value is None:
-                values.pop(key, None)
-            else:
-                values[key] = value
-    return values
-
-
-def states_of(values: Mapping[bytes, bytes]) -> dict[str, dict[str, Any]]:
-    """The states of all agents in a folded journal, by address."""
-    kind = Interpreter.__rookery_type__
-    keys: list[tuple[Key, bytes]] = [(split_key(key), value) for key, value in values.items()]
-    return {
-        key.address: msgspec.to_builtins(kind.decode_state(decode_agent(value).state))
-        for key, value in keys
-        if key.kind is KeyKind.AGENT
-    }
 
 
 def divergences(
@@ -325,60 +305,3 @@ def conservation(states: Mapping[str, Mapping[str, Any]]) -> Iterator[Anomaly]:
     total = sum(state["balance"] - BALANCE for state in states.values())
     if total:
         yield Anomaly("conservation", f"{total} too much")
-
-
-# -- collecting -------------------------------------------------------------------------------------------------------
-
-
-def gather(world: World, client: str) -> Evidence:
-    """The evidence of a run that has come to rest; `client` has asked all agents."""
-    broker, topics = world.broker, world.broker.topics
-    partitions = range(world.settings.partitions)
-    compacted: dict[str, dict[str, Any]] = {}
-    for number in partitions:
-        left = [
-            Batch(r.offset, r.offset if r.lease is None else r.lease, [(r.key, r.value)])
-            for r in broker.journals[number]
-        ]
-        compacted |= states_of(fold(left))
-    live: dict[str, dict[str, Any]] = {}
-    for address in {*compacted, *(post.target for post in world.posts)}:
-        kind, state = world.owner_of(address).committed_state(address)
-        if state is not None:
-            live[address] = msgspec.to_builtins(kind.decode_state(state))
-    got = [decode(record.value) for name in world.clients() for record in broker.records(topics.replies(name), 0)]
-    answers = {
-        reply.sender: msgspec.json.decode(reply.payload)
-        for reply in got
-        if reply.correlation_id.startswith(f"{client}-")
-    }
-    return Evidence(
-        posts=list(world.posts),
-        batches=[list(batches) for batches in broker.batches],
-        compacted=compacted,
-        live=live,
-        answers=answers,
-        inboxes={
-            (number, lane): [decode(record.value) for record in broker.records(topic, number)]
-            for number in partitions
-            for lane, topic in enumerate(topics.inboxes)
-        },
-        letters=[decode_dead_letter(r.value or b"") for n in partitions for r in broker.records(topics.deadletter, n)],
-        replies=[Reply(reply.correlation_id, reply.id, reply.payload) for reply in got],
-        accepted=list(world.accepted),
-    )
-
-
-def _do(envelope: Envelope) -> Do | None:
-    return msgspec.json.decode(envelope.payload, type=Do) if envelope.type == "Do" else None
-
-
-def _messages(evidence: Evidence) -> Iterator[Do]:
-    for log in evidence.inboxes.values():
-        for envelope in log:
-            if (do := _do(envelope)) is not None:
-                yield do
-
-
-def _tokens(evidence: Evidence) -> Iterator[Token]:
-    return ((do.name, do.nonce) for do in _messages(evidence))

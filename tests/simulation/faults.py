@@ -5,6 +5,7 @@ A seed stands for a plan, a list of these. `at` arms a fault; then it happens at
 
     asked ──(forth)──> landed ──(back)──> answered
 
+An append of a lease that is not the newest has another moment, `stale`, right before it lands.
 or, for crashes and freezes, at the `nth` step of a task from then on, which is any await of the whole engine.
 """
 
@@ -141,5 +142,5 @@ def _rebalance(rng: random.Random, at: float, worker: int) -> Fault:
 
 
 def _forget(rng: random.Random, at: float, worker: int) -> Fault:
-    on, moment = rng.choice([("", ""), ("append", "asked"), ("claim", "landed")])
-    return Fault("forget", at, on=on, moment=moment, count=rng.choice([1, 3, 10]))
+    """A broker that does not know a newer lease any more, when an old one appends."""
+    return Fault("forget", at, on="append", moment="stale", count=rng.choice([1, 3, 10]))

@@ -14,16 +14,21 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from rookery.agents import Agent, handler
+from rookery.agents.errors import AskCycle
+from rookery.agents.supervision import SkipMessage, Supervision
 from rookery.schemas.envelope import Priority
+from rookery.schemas.errors import AgentError, AskTimeout
 
 # What each agent owns before its first transfer.
 BALANCE = 1_000
+# Turns of a message at most.
+ATTEMPTS = 3
 
 
 @dataclass
 class Do:
     """A message: its `name` is unique and says who caused it, `number` counts (sender, target, priority), `nonce` is
-    another in each attempt to send it."""
+    another in each attempt to send it. An ask has neither: a turn that runs again must ask the same."""
 
     name: str
     number: int
@@ -34,18 +39,24 @@ class Do:
 class Interpreter(Agent):
     """Does what it is told."""
 
+    supervision = Supervision(attempts=ATTEMPTS, backoff=0.02, backoff_max=0.5)
+
     handled: list[list[Any]] = []  # noqa: RUF012 - state: [sender, priority, name, number, nonce]
     sent: list[list[Any]] = []  # noqa: RUF012 - state: [target, priority, name, number, nonce]
     numbers: dict[str, int] = {}  # noqa: RUF012 - state: the last number by target and priority
+    results: list[list[str]] = []  # noqa: RUF012 - state: [name, what the step gave]
+    asked: list[list[str]] = []  # noqa: RUF012 - state: [name, the name in the reply, or the class of the error]
     count: int = 0
     balance: int = BALANCE
     attempts: ClassVar[Iterator[int]] = itertools.count()
     turn_count: ClassVar[int] = 0
+    draw_count: ClassVar[int] = 0
 
     @handler
     async def do(self, msg: Do) -> dict[str, Any]:
         Interpreter.turn_count += 1
-        self.handled.append([self.sender, self.message.priority, msg.name, msg.number, msg.nonce])
+        nonce = msg.nonce or self.message.id
+        self.handled.append([self.sender, self.message.priority, msg.name, msg.number, nonce])
         for index, (command, *arguments) in enumerate(msg.commands):
             await getattr(self, f"_{command}")(f"{msg.name}.{index}", *arguments)
         return {"name": msg.name, "count": self.count, "handled": len(self.handled)}
@@ -58,6 +69,30 @@ class Interpreter(Agent):
 
     async def _fail(self, name: str) -> None:
         raise ValueError(f"told to fail by {name}")
+
+    async def _flaky(self, name: str, times: int) -> None:
+        if self.attempt < times:
+            raise ValueError(f"told to fail {times} times by {name}")
+
+    async def _skip(self, name: str) -> None:
+        raise SkipMessage(f"told by {name}")
+
+    async def _step(self, name: str, seconds: float) -> None:
+        """Another result each time it is called: what the journal keeps has to be what the state gets."""
+        self.results.append([name, await self.step("draw", self._draw, seconds)])
+
+    @staticmethod
+    async def _draw(seconds: float) -> str:
+        Interpreter.draw_count += 1
+        await asyncio.sleep(seconds)
+        return f"d{next(Interpreter.attempts)}"
+
+    async def _ask(self, name: str, target: str, priority: int, timeout: float, commands: list[list[Any]]) -> None:
+        try:
+            reply = await self.ask(target, Do(name, 0, "", commands), timeout, priority=Priority(priority))
+            self.asked.append([name, reply["name"]])
+        except (AgentError, AskTimeout, AskCycle) as error:
+            self.asked.append([name, type(error).__name__])
 
     async def _give(self, name: str, target: str, priority: int, amount: int) -> None:
         self.balance -= amount
@@ -81,32 +116,79 @@ class Interpreter(Agent):
 
 def fails(commands: list[list[Any]]) -> bool:
     """Whether a turn with these commands ends as a dead letter."""
-    return any(command in {"fail", "oversize"} for command, *_ in commands)
+    return _end(commands) in {"fail", "oversize"}
 
 
-def commands_for(
-    rng: random.Random, agents: list[str], batch_bytes_max: int, message_bytes_max: int, depth: int = 3
-) -> list[list[Any]]:
-    """A random tree of commands."""
-    commands: list[list[Any]] = []
-    for _ in range(rng.choice([0, 1, 1, 2, 3])):
-        command = rng.choices(
-            ["add", "give", "send", "sleep", "fail", "oversize"], [4, 4, 8 if depth else 0, 2, 0.3, 0.2]
-        )[0]
-        target, priority = rng.choice(agents), rng.randrange(len(Priority))
-        if command == "add":
-            commands.append([command, rng.randint(1, 9)])
-        elif command == "give":
-            commands.append([command, target, priority, rng.randint(1, 50)])
-        elif command == "send":
-            below = commands_for(rng, agents, batch_bytes_max, message_bytes_max, depth - 1)
-            commands.append([command, target, priority, below])
-        elif command == "sleep":
-            commands.append([command, rng.choice([0.0, 0.001, 0.02, 0.02, 0.3, 2.0])])
-        elif command == "fail":
-            commands.append([command])
-        else:
-            half = message_bytes_max // 2
-            size, count = rng.choice([(message_bytes_max, 1), (half, batch_bytes_max // half + 1)])
-            commands.append([command, target, size, count])
-    return commands
+def skips(commands: list[list[Any]]) -> bool:
+    """Whether a turn with these commands ends without effects."""
+    return _end(commands) == "skip"
+
+
+def _end(commands: list[list[Any]]) -> str:
+    """The command that ends a turn; that its messages are too many together shows only after all others."""
+    late = ""
+    for command, *arguments in commands:
+        if command == "oversize" and arguments[-1] > 1:
+            late = command
+        elif command in {"fail", "skip", "oversize"}:
+            return str(command)
+    return late
+
+
+# How often each command is given.
+_WEIGHTS = {
+    "add": 4.0, "give": 4.0, "send": 7.0, "sleep": 2.0, "step": 2.0, "ask": 1.5, "flaky": 0.5, "fail": 0.3, "skip": 0.2,
+    "oversize": 0.2,
+}  # fmt: skip
+
+
+class Commands:
+    """Makes random trees of commands for the agents of a run."""
+
+    def __init__(self, rng: random.Random, agents: list[str], batch_bytes_max: int, message_bytes_max: int) -> None:
+        self._rng, self._agents = rng, agents
+        self._batch_bytes_max, self._message_bytes_max = batch_bytes_max, message_bytes_max
+
+    def tree(self, depth: int = 3) -> list[list[Any]]:
+        """Some commands; those that send have commands for the next in them, down to `depth`."""
+        rng, commands = self._rng, []
+        for _ in range(rng.choice([0, 1, 1, 2, 3])):
+            command = rng.choices(list(_WEIGHTS), list(_WEIGHTS.values()))[0]
+            if depth or command not in {"send", "ask"}:
+                commands.append([command, *getattr(self, f"_{command}")(depth)])
+        return commands
+
+    def _where(self) -> tuple[str, int]:
+        return self._rng.choice(self._agents), self._rng.randrange(len(Priority))
+
+    def _add(self, depth: int) -> tuple[Any, ...]:
+        return (self._rng.randint(1, 9),)
+
+    def _give(self, depth: int) -> tuple[Any, ...]:
+        return *self._where(), self._rng.randint(1, 50)
+
+    def _send(self, depth: int) -> tuple[Any, ...]:
+        return *self._where(), self.tree(depth - 1)
+
+    def _ask(self, depth: int) -> tuple[Any, ...]:
+        return *self._where(), self._rng.choice([0.5, 3.0, 10.0]), self.tree(depth - 1)
+
+    def _sleep(self, depth: int) -> tuple[Any, ...]:
+        return (self._rng.choice([0.0, 0.001, 0.02, 0.02, 0.3, 2.0]),)
+
+    def _step(self, depth: int) -> tuple[Any, ...]:
+        return (self._rng.choice([0.0, 0.001, 0.02, 0.3, 1.0]),)
+
+    def _flaky(self, depth: int) -> tuple[Any, ...]:
+        return (self._rng.randint(1, ATTEMPTS - 1),)
+
+    def _fail(self, depth: int) -> tuple[Any, ...]:
+        return ()
+
+    _skip = _fail
+
+    def _oversize(self, depth: int) -> tuple[Any, ...]:
+        half = self._message_bytes_max // 2
+        return self._agents[0], *self._rng.choice(
+            [(self._message_bytes_max, 1), (half, self._batch_bytes_max // half + 1)]
+        )

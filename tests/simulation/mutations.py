@@ -11,10 +11,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
+from rookery.schemas.cells import Place, parked_key
+from rookery.streams.core import partition as core_partition
 from rookery.streams.core.fold import JournalFold, Recovered
+from rookery.streams.core.ledger import Ledgers
+from rookery.streams.core.mailbox import Mailbox
 from rookery.streams.core.outbox import DestinationQueue, Message, Outbox
 from rookery.streams.core.partition import CommitBatch, Partition
 from rookery.streams.core.progress import LaneProgress
@@ -130,10 +135,8 @@ def _send_nothing_again(original: Any, fold: JournalFold, claim: int) -> Recover
 
 def _number_per_batch(original: Any, partition: Partition, turns: Any, released: Any) -> int:
     """All messages of a batch get one sequence."""
-    from rookery.streams.core import partition as module
-
     sequence = partition.sequence
-    with mock.patch.object(module, "seal", lambda body, source, number: _seal(body, source, sequence)):
+    with mock.patch.object(core_partition, "seal", lambda body, source, number: _seal(body, source, sequence)):
         original(partition, turns, released)
     return sequence + 1
 
@@ -142,6 +145,49 @@ def _seal(body: bytes, source: int, sequence: int) -> bytes:
     from rookery.schemas.envelope import seal
 
     return seal(body, source, sequence)
+
+
+# -- adoption and steps -----------------------------------------------------------------------------------------------
+
+
+def _adopt_at_once(original: Any, ledgers: Ledgers, records: Any, entries: Sequence[Any], *more: Any) -> None:
+    unsettled = [SimpleNamespace(mailbox=m) for m in ledgers._requests for _ in range(m.unsettled)]
+    original(ledgers, records, [*entries, *unsettled], *more)
+
+
+def _adopt_all_but_the_message_in_hand(
+    original: Any, ledgers: Ledgers, mailbox: Mailbox, ledger: Any, lane: int, records: Any, *more: Any
+) -> int:
+    size: int = original(ledgers, mailbox, ledger, lane, records, *more)
+    if mailbox.current is not None and mailbox.current_lane == lane:
+        records.pop(parked_key(mailbox.address, Place(lane, mailbox.current.offset)), None)
+    return size
+
+
+def _adopt_only_some(
+    original: Any, ledgers: Ledgers, mailbox: Mailbox, ledger: Any, lane: int, records: Any, *more: Any
+) -> int:
+    before = set(records)
+    size: int = original(ledgers, mailbox, ledger, lane, records, *more)
+    parked = [key for key in records if key not in before]
+    if len(parked) > 1:
+        del records[parked[-1]]
+    return size
+
+
+def _keep_the_cell(original: Any, ledgers: Ledgers, entry: Any, ledger: Any, records: Any) -> bool:
+    done: bool = original(ledgers, entry, ledger, records)
+    if entry.ends and not done:
+        del records[parked_key(entry.mailbox.address, Place(entry.lane, entry.offset))]
+    return done
+
+
+def _forget_steps(original: Any, *args: Any) -> Any:
+    found = original(*args)
+    for mailbox, _ in found:
+        mailbox.ledger.steps.clear()
+        mailbox.ledger.asks.clear()
+    return found
 
 
 _FENCE = (Broker, "fencing", False)
@@ -154,7 +200,7 @@ MUTATIONS = {
         "the sequence check of repeats", "doubled", 0, [_wrap(LaneProgress, "admit", _take_every_sequence)]
     ),
     "done": Mutation(
-        "what ~pos says is done above the prefix", "doubled", 0, [_wrap(LaneProgress, "__init__", _forget_done)]
+        "what ~pos says is done above the prefix", "doubled", 2, [_wrap(LaneProgress, "__init__", _forget_done)]
     ),
     "seen": Mutation(
         "storing sequences as of the prefix, not of the fetch",
@@ -164,38 +210,62 @@ MUTATIONS = {
     ),
     "release": Mutation("commit before release", "ghost-send", 2, [_wrap(Ownership, "commit", _release_when_built)]),
     "ring": Mutation(
-        "the ring rule: a slot is used again only once it is sent", "stuck", 3, [(Outbox, "has_room", True)]
+        "the ring rule: a slot is used again only once it is sent", "stuck", 25, [(Outbox, "has_room", True)]
     ),
     "ordered": Mutation(
         "the ordered outbox: what failed is sent again before what follows",
         "lost",
-        2,
+        11,
         [_wrap(DestinationQueue, "take", _skip_what_failed)],
     ),
     "resend": Mutation(
         "sending what a recovered ring still holds",
         "lost-send",
-        0,
+        2,
         [_wrap(JournalFold, "recovered", _send_nothing_again)],
     ),
     "numbering": Mutation(
         "a sequence of its own for each message", "lost", 0, [_wrap(Partition, "_number_messages", _number_per_batch)]
     ),
-    "contiguity": Mutation("the check that an ack follows our last record", "split-writer", 19, [_CONTIGUITY]),
-    "numbers": Mutation("the lease numbers that a fold compares", "ghost-send", 19, [_NUMBERS]),
+    "adoption order": Mutation(
+        "parking an agent's messages only with or after all its finished turns",
+        "order-inversion",
+        66,
+        [_wrap(Ledgers, "adopt", _adopt_at_once)],
+    ),
+    "adopted in hand": Mutation(
+        "parking the message in hand, too",
+        "lost",
+        0,
+        [_wrap(Ledgers, "_adopt_lane", _adopt_all_but_the_message_in_hand)],
+    ),
+    "adopted run": Mutation(
+        "parking a run without a gap", "lost", 0, [_wrap(Ledgers, "_adopt_lane", _adopt_only_some)]
+    ),
+    "adopted end": Mutation(
+        "ending an adopted turn by deleting its cell", "doubled", 0, [_wrap(Ledgers, "settle", _keep_the_cell)]
+    ),
+    "steps": Mutation(
+        "giving a turn that runs again its recorded steps",
+        "step-repeated",
+        2,
+        [_wrap(core_partition, "recover_ledgers", _forget_steps)],
+    ),
+    "contiguity": Mutation("the check that an ack follows our last record", "split-writer", 4, [_CONTIGUITY]),
+    "numbers": Mutation("the lease numbers that a fold compares", "ghost-send", 4, [_NUMBERS]),
     "fence+contiguity": Mutation(
         "the broker's fence of old leases, and the check that an ack follows our last record",
         "split-writer",
-        1,
+        4,
         [_FENCE, _CONTIGUITY],
     ),
     "fence+numbers": Mutation(
-        "the broker's fence, and the lease numbers that a fold compares", "doubled", 6, [_FENCE, _NUMBERS]
+        "the broker's fence, and the lease numbers that a fold compares", "doubled", 11, [_FENCE, _NUMBERS]
     ),
     "fence+repair": Mutation(
         "the broker's fence, and writing again what a stale lease touched",
         "state-divergence",
-        9,
+        2,
         [_FENCE, _wrap(JournalFold, "recovered", _repair_nothing)],
     ),
     "fence+lag": Mutation(

@@ -7,13 +7,15 @@ from typing import Any
 
 import msgspec
 
+from rookery.schemas.cells import Place, Step, StepState, encode_cell, step_key
 from rookery.schemas.deadletter import DeadLetter, decode_dead_letter, encode_dead_letter
 from rookery.schemas.envelope import Envelope, decode, encode_body, seal
 from rookery.schemas.journal import Slot, encode_agent, encode_slot
 from rookery.streams.memory import MemoryRecord
 from tests.simulation import checks
 from tests.simulation.broker import Batch
-from tests.simulation.checks import Evidence, Post, Reply, check
+from tests.simulation.checks import check
+from tests.simulation.evidence import Evidence, Post, Reply, fold
 from tests.simulation.fleet import BALANCE, Do
 
 A, B = "Interpreter/a", "Interpreter/b"
@@ -30,6 +32,8 @@ STATE_A: dict[str, Any] = {
     "handled": [["client:c", 1, "m", 1, "m"]],
     "sent": [[B, 1, "m.0", 1, "n0"]],
     "numbers": {f"{B} 1": 1},
+    "results": [],
+    "asked": [],
     "count": 0,
     "balance": BALANCE - 5,
 }
@@ -37,6 +41,8 @@ STATE_B: dict[str, Any] = {
     "handled": [[A, 1, "m.0", 1, "n0"]],
     "sent": [],
     "numbers": {},
+    "results": [],
+    "asked": [],
     "count": 0,
     "balance": BALANCE + 5,
 }
@@ -72,7 +78,7 @@ def evidence(**changes: Any) -> Evidence:
     states = {A: STATE_A, B: STATE_B}
     inbox: list[Envelope] = [decode(value) for value in (POSTED, FAILED, SENT)]
     good: dict[str, Any] = {
-        "posts": [Post("c", A, 1, "m", 1, True, False), Post("c", A, 1, "f", 2, False, True)],
+        "posts": [Post("c", A, 1, "m", True), Post("c", A, 1, "f", False)],
         "batches": journal(),
         "compacted": states,
         "live": states,
@@ -135,6 +141,24 @@ def test_order_inversion() -> None:
     assert list(checks.deliveries(lines, gap, {("client:c", A, 1): [("2", "2")]}, {})) == []
 
 
+def test_step_repeated() -> None:
+    key = step_key(A, Place(1, 0), 0)
+
+    def with_step(*results: str, went_on_with: str) -> dict[str, Any]:
+        state = changed(STATE_A, results=[["m.1", went_on_with]])
+        cells = [
+            Batch(4 + i, 0, [(key, encode_cell(Step("step", "draw", b"", StepState.DONE, "", f'"{result}"'.encode())))])
+            for i, result in enumerate(results)
+        ]
+        more = with_states(state, STATE_B)
+        return more | {"batches": [[*more["batches"][0], *cells]]}
+
+    assert found(**with_step("d1", "d1", went_on_with="d1")) == set()
+    assert found(**with_step("d1", "d2", went_on_with="d2")) == {"step-repeated"}
+    assert found(**with_step("d1", went_on_with="d2")) == {"step-repeated"}
+    assert found(**with_states(changed(STATE_A, asked=[["m.1", "x"]]), STATE_B)) == {"reply-doubled"}
+
+
 def test_stale_accepted() -> None:
     batches = [[Batch(0, 0, [(b"~claim", b"c")]), Batch(1, 1, [(b"~claim", b"c")]), Batch(2, 0, [(b"k", b"v")])]]
     assert [a.name for a in checks.writers(batches, [("w0", 0, 0, 2)])] == ["stale-accepted"]
@@ -184,5 +208,5 @@ def test_conservation() -> None:
 
 def test_the_fold_of_the_checks_leaves_stale_leases_out() -> None:
     batches = [Batch(0, 0, [(b"k", b"1")]), Batch(1, 1, [(b"l", b"2")]), Batch(2, 0, [(b"k", b"3")])]
-    assert checks.fold(batches) == {b"k": b"1", b"l": b"2"}
-    assert checks.fold([Batch(0, 0, [(b"k", b"1")]), Batch(1, 0, [(b"k", None)])]) == {}
+    assert fold(batches) == {b"k": b"1", b"l": b"2"}
+    assert fold([Batch(0, 0, [(b"k", b"1")]), Batch(1, 0, [(b"k", None)])]) == {}

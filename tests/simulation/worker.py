@@ -53,8 +53,8 @@ class Worker:
     def note(self, *what: object) -> None:
         self.world.note(self.gate.name, self.gate.step_count, *what)
 
-    def strike(self, fault: Fault) -> None:
-        self.world.strike(fault, self)
+    def strike(self, fault: Fault, partition: int) -> None:
+        self.world.strike(fault, self, partition)
 
     def confirmed(self, partition: int) -> bool:
         generation, partitions = self.view

@@ -17,15 +17,16 @@ from rookery.ops.settings import Settings
 from rookery.schemas import payload
 from rookery.schemas.address import client_address, partition_of
 from rookery.schemas.envelope import JSON, Priority, encode_body, seal
-from rookery.schemas.system import STATE
+from rookery.schemas.system import PAUSE, RESUME, STATE
 from rookery.streams.core.routing import Topics
 from rookery.streams.engine.engine import Engine
 from rookery.testing import EPOCH_NS, VirtualTimeLoop
 from tests.simulation import checks
 from tests.simulation.broker import Broker
-from tests.simulation.checks import Anomaly, Post
+from tests.simulation.checks import Anomaly
+from tests.simulation.evidence import Post, gather
 from tests.simulation.faults import FAULT_SECONDS, Fault, plan
-from tests.simulation.fleet import Do, Interpreter, commands_for, fails
+from tests.simulation.fleet import Commands, Do, Interpreter
 from tests.simulation.process import task_factory
 from tests.simulation.worker import Worker
 
@@ -72,8 +73,13 @@ class World:
             passivate_after=rng.choice([0.1, 1.0, 60.0]),
             dedup_window=rng.choice([15, 10_000]),
             concurrency_max=rng.choice([1, 8, 1_000]),
+            adopt_after=rng.choice([0.01, 0.01, 0.5, 2.0]),
+            window_max=rng.choice([100, 50_000]),
         )
         self.load_until = rng.choice([2.0, FAULT_SECONDS])
+        self._commands = Commands(
+            self.load, list(AGENTS), self.settings.batch_bytes_max, self.settings.message_bytes_max
+        )
         self.registry = Registry()
         self.registry.add(Interpreter)
         self.broker = Broker(Topics("simulation"), PARTITIONS)
@@ -136,7 +142,7 @@ class World:
             self.rebalance(self.owners)
 
     def _miss(self, worker: Worker) -> None:
-        if self.workers[worker.worker] is worker:
+        if self.workers[worker.worker] is worker and not self.faults.healed:
             others = [number for number in range(WORKERS) if number != worker.worker]
             self.rebalance([self.cluster.choice(others) if owner == worker.worker else owner for owner in self.owners])
 
@@ -148,7 +154,7 @@ class World:
             fault.fired += 1
             self.strike(fault, self.workers[fault.worker])
 
-    def strike(self, fault: Fault, worker: Worker) -> None:
+    def strike(self, fault: Fault, worker: Worker, partition: int = -1) -> None:
         """Make a fault happen now."""
         loop = asyncio.get_running_loop()
         self.note("fault", fault.kind, fault.on, fault.moment, worker.gate.name)
@@ -160,6 +166,8 @@ class World:
         elif fault.kind == "freeze" and not worker.gate.dead:
             worker.gate.freeze()
             loop.call_later(fault.seconds, worker.gate.thaw)
+            if fault.seconds > SESSION_SECONDS:
+                loop.call_later(SESSION_SECONDS, self._miss, worker)
         elif fault.kind == "cut":
             worker.cut_until = loop.time() + fault.seconds
         elif fault.kind == "rebalance":
@@ -168,7 +176,7 @@ class World:
         elif fault.kind == "compact":
             self._compact()
         elif fault.kind == "forget":
-            self.broker.forget(self.cluster.randrange(PARTITIONS))
+            self.broker.forget(partition)
 
     def _shuffle(self) -> None:
         if not self.faults.healed:
@@ -185,10 +193,9 @@ class World:
         load, loop = self.load, asyncio.get_running_loop()
         while loop.time() < self.load_until:
             for _ in range(load.choice([1, 1, 2, 5])):
-                commands = commands_for(
-                    load, list(AGENTS), self.settings.batch_bytes_max, self.settings.message_bytes_max
-                )
-                self._post(f"client{number}", load.choice(AGENTS), Priority(load.randrange(3)), commands)
+                self._post(f"client{number}", load.choice(AGENTS), Priority(load.randrange(3)), self._commands.tree())
+            if load.random() < 0.03:
+                self._pause(f"client{number}", load.choice(AGENTS))
             await asyncio.sleep(load.choice([0.01, 0.2, 1.0]) * load.random() * 2)
 
     def _post(self, client: str, target: str, priority: Priority, commands: list[list[object]]) -> None:
@@ -196,8 +203,18 @@ class World:
         self._numbers[line] += 1
         name, asks = f"{client}-{len(self.posts)}", self.load.random() < 0.3
         message = payload.encode(Do(name, self._numbers[line], name, commands))
-        post = Post(client, target, int(priority), name, self._numbers[line], asks, fails(commands))
+        post = Post(client, target, int(priority), name, asks)
         self._append(post, message, repeats=self.load.random() < 0.2)
+
+    def _pause(self, client: str, target: str) -> None:
+        """Have an agent paused, and resumed some time later."""
+
+        def tell(kind: str) -> None:
+            post = Post(client, target, int(Priority.HIGH), f"{client}-{len(self.posts)}", True, system=True)
+            self._append(post, (kind, JSON, b"{}"))
+
+        tell(PAUSE)
+        asyncio.get_running_loop().call_later(self.load.choice([0.05, 1.0, 4.0]), tell, RESUME)
 
     def _append(self, post: Post, message: tuple[str, str, bytes], *, repeats: bool = False) -> None:
         self.posts.append(post)
@@ -230,7 +247,7 @@ class World:
     async def _ask_all(self, client: str) -> None:
         """Ask every agent for its state; the answers stand on the client's reply topic."""
         for address in AGENTS:
-            post = Post(client, address, int(Priority.LOW), f"{client}-{len(self.posts)}", 0, True, False, system=True)
+            post = Post(client, address, int(Priority.LOW), f"{client}-{len(self.posts)}", True, system=True)
             self._append(post, (STATE, JSON, b"{}"))
         await self._rest()
 
@@ -238,7 +255,7 @@ class World:
 
     def run(self) -> Outcome:
         """Run the seed."""
-        Interpreter.attempts, Interpreter.turn_count = itertools.count(), 0
+        Interpreter.attempts, Interpreter.turn_count, Interpreter.draw_count = itertools.count(), 0, 0
         errors = _Errors(self.defects)
         # Collections come by counts of allocations, which another run before this one changes; none comes within a run.
         gc.disable()
@@ -262,11 +279,11 @@ class World:
         try:
             await self._heal()
             await self._ask_all("before")
-            evidence = checks.gather(self, "before")
+            evidence = gather(self, "before")
             self._handled = sum(map(len, checks.handled_by(evidence.states).values()))
             await self._start_anew()
             await self._ask_all("after")
-            after = checks.gather(self, "after")
+            after = gather(self, "after")
         except TimeoutError:
             return [Anomaly("stuck", self._why_stuck())]
         finally:
@@ -322,8 +339,12 @@ class World:
         stats = self.faults.fired()
         stats["messages posted"] = len(self.posts)
         stats["turns"] = Interpreter.turn_count
+        stats["steps run"] = Interpreter.draw_count
         stats["turns run again"] = Interpreter.turn_count - self._handled
         stats["journal batches"] = sum(map(len, self.broker.batches))
+        keys = [key for batches in self.broker.batches for batch in batches for key, value in batch.records if value]
+        for name, part in (("messages parked", b"\x1fparked/"), ("steps kept", b"\x1fstep/"), ("pauses", b"\x1fpause")):
+            stats[name] = sum(part in key for key in keys)
         stats["appends refused"] = self.broker.refused_count
         stats["incarnations"] = next(self._incarnations)
         stats["generations"] = self.generation

@@ -192,6 +192,38 @@ async def test_an_operator_pauses_and_resumes_an_agent() -> None:
         assert kit.statistics()[0]["partitions"][0]["parked"] == 0
 
 
+@pytest.mark.parametrize("crash", [False, True])
+def test_a_resume_that_comes_while_its_pause_still_waits_ends_it_all_the_same(crash: bool) -> None:
+    """The agent is busy: the pause waits for its turn, and the resume behind it must not be held by it for ever."""
+
+    @virtual
+    async def scenario() -> None:
+        async with Cluster(Doer, adopt_after=0.5) as cluster:
+            (address,) = addresses("Doer", 0, 1)
+            cluster.post(address, Do("slow", "sleep"))
+            await asyncio.sleep(0.5)
+            cluster.post(address, {"type": "rookery.pause"}, priority=Priority.HIGH)
+            await asyncio.sleep(2)
+            cluster.post(address, {"type": "rookery.resume"}, priority=Priority.HIGH)
+            cluster.post(address, Do("after"))
+            await asyncio.sleep(2)  # all of it is parked by now
+            Doer.mended = True
+            if crash:
+                await cluster.kill(0)
+                await cluster.assign([1, 1, 1, 1], untold=[0])
+            await cluster.settle()
+            cluster.post(address, Do("later"))
+            await cluster.settle()
+            assert cluster.state(address).texts == ["after", "later"]
+            cluster.post(address, {"type": "rookery.pause"}, priority=Priority.HIGH)
+            await cluster.settle()
+            cluster.post(address, Do("held"))
+            await cluster.settle()
+            assert cluster.state(address).texts == ["after", "later"], "a resume that is through ends no later pause"
+
+    scenario()
+
+
 @virtual
 async def test_attempts_are_counted_over_a_crash_and_the_back_off_is_kept() -> None:
     async with Cluster(Doer, adopt_after=0.5) as cluster:

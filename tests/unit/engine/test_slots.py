@@ -8,6 +8,9 @@ from typing import Any, ClassVar
 import pytest
 
 from rookery.agents import Agent, AgentManager, handler
+from rookery.streams.core.mailbox import Item, Mailbox
+from rookery.streams.core.runqueue import RunQueue
+from rookery.streams.engine.pool import Pool
 from rookery.testing import Kit
 from tests.unit.engine.harness import virtual
 
@@ -85,3 +88,40 @@ async def test_a_turn_that_fails_takes_its_other_steps_with_it() -> None:
         assert kit.statistics()[0]["pool"]["waiting"] == 0
         (letter,) = kit.dead_letters()
         assert letter.reason == "step-failed"
+
+
+@virtual
+async def test_a_turn_that_is_cancelled_on_its_way_back_leaves_the_slot_to_the_next() -> None:
+    """Its partition is lost in the very moment in which another runner comes to rest."""
+    queue, ended, failures = RunQueue(), list[str](), list[asyncio.Task[None]]()
+    events = {name: asyncio.Event() for name in ("lent", "busy", "next")}
+
+    async def run_turn(mailbox: Mailbox, lane: int, now: float) -> float:
+        mailbox.lanes[lane].popleft()
+        if mailbox.address != "busy":
+            pool.give_back()
+        await events[mailbox.address].wait()
+        if mailbox.address != "busy":
+            await pool.take_back()
+        ended.append(mailbox.address)
+        return now
+
+    pool = Pool(queue, run_turn, lambda drained: None, failures.append, lambda: 0.0, 1)
+    mailboxes = {name: Mailbox(name, 0) for name in events}
+    for mailbox in mailboxes.values():
+        mailbox.lanes[0].append(Item.parked(0))
+    for name in ("lent", "next", "busy"):
+        queue.push(mailboxes[name], 0)
+        pool.wake()
+        await asyncio.sleep(0.1)
+    for name in ("lent", "next"):
+        events[name].set()
+        await asyncio.sleep(0.1)
+    assert ended == []
+    events["busy"].set()
+    mailboxes["lent"].runner.cancel()
+    await asyncio.sleep(0.1)
+    assert ended == ["busy", "next"]
+    assert (pool.waiting_count, pool.running_count) == (0, 0)
+    assert all(task.cancelled() for task in failures)
+    await pool.close(1.0)
