@@ -22,6 +22,7 @@ from rookery.ops.servers import lifecycle
 from rookery.ops.servers.local_kafka import start_kafka
 from rookery.ops.servers.process import Record
 from rookery.schemas.deadletter import decode_dead_letter
+from rookery.schemas.errors import AskTimeout
 from rookery.streams.core.routing import Topics
 
 AGENTS, PARTITIONS = 40, 4
@@ -160,9 +161,13 @@ async def lost_stretches(app_id: str, broker: str) -> list[tuple[str, int, int, 
 async def counted(app_id: str, broker: str, sent: Counter[str]) -> None:
     """Every agent has counted exactly what was sent to it."""
     async with Client(app_id, broker=broker, partitions=PARTITIONS) as client:
-        deadline = time.monotonic() + 40
+        deadline = time.monotonic() + 90
         while True:
-            states = await asyncio.gather(*(client.get_agent(agent).state() for agent in sent))
+            try:
+                states = await asyncio.gather(*(client.get_agent(agent).state() for agent in sent))
+            except AskTimeout:  # its worker is still starting, or a slow turn is before it
+                assert time.monotonic() < deadline, "no answer"
+                continue
             counts = {agent: state.n for agent, state in zip(sent, states, strict=True)}
             assert all(counts[agent] <= sent[agent] for agent in sent), "counted twice"
             if counts == sent:
