@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run test test-fast chaos kill-table lint format up down status proto bench clean
+.PHONY: help setup run test test-fast test-containers chaos kill-table lint format up down status proto bench image clean
 
 READY := .venv/.ready
 PY := .venv/bin/python
@@ -11,13 +11,14 @@ PY := .venv/bin/python
 SERVERS := $(PY) -c 'import runpy, signal; signal.signal(signal.SIGINT, signal.SIG_DFL); \
 	runpy.run_module("rookery.ops.servers", run_name="__main__", alter_sys=True)'
 CHECKED := $(wildcard tests examples bench)
-FAST := not kafka and not slow and not simulation
+FAST := not kafka and not slow and not simulation and not containers
+TAG := dev
 export UV_PYTHON_DOWNLOADS = never
 # Tests and tools of this folder only, whatever environment is active around it.
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
 
 help:  ## show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "make %-15s %s\n", $$1, $$2}'
 
 setup: $(READY)  ## make .venv with everything in uv.lock; other targets do it when needed
 
@@ -46,7 +47,7 @@ run: $(READY)  ## the main job on real input: starts a Kafka if none is configur
 	@$(SERVERS) run --kafka -- $(PY) -m examples.flights.run
 
 test: test-fast  ## all tests: the quick ones first, then many seeds, real servers, and built packages
-	@$(SERVERS) run --kafka -- $(PY) -m pytest -m "not ($(FAST))"
+	@$(SERVERS) run --kafka -- $(PY) -m pytest -m "not ($(FAST)) and not containers"
 
 MINUTES := 1
 SEED := 1
@@ -58,6 +59,18 @@ kill-table: $(READY)  ## each mechanism switched off in turn: the checker of mak
 
 test-fast: $(READY)  ## the quick tests, which need no server: unit, property, contract, some of the simulation
 	@$(PY) -m pytest -m "$(FAST)"
+
+image: $(READY)  ## build both images, say how large they are, list what is in them in dist/rookery.cdx.json
+	@docker info >/dev/null 2>&1 || { echo "no Docker engine answers: install one, or start it"; exit 1; }
+	docker build --target rookery --tag rookery:$(TAG) .
+	docker build --tag rookery-flights:$(TAG) .
+	@mkdir -p dist
+	@uv=$$(command -v uv || echo .rookery/uv/bin/uv); $$uv export --quiet --locked --no-default-groups --extra rocksdb \
+		--format cyclonedx1.5 --preview-features sbom-export --output-file dist/rookery.cdx.json
+	@docker image ls --filter reference='rookery*:$(TAG)'
+
+test-containers: $(READY)  ## tests of the image, with real servers in containers; needs a Docker engine
+	@$(PY) -m pytest -m containers tests/containers
 
 lint: $(READY)  ## formatting, style, types, who imports whom, generated code up to date
 	@$(PY) -m ruff format --check --quiet .  || { echo "not formatted: run make format"; exit 1; }

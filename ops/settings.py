@@ -106,8 +106,12 @@ class Settings(BaseSettings):
 
     # --- topics ------------------------------------------------------------------------------------------------
     partitions: int = Field(12, ge=1, le=500, description="of every inbox and of the journal")
-    replication_factor: int = Field(1, ge=1, le=9, description="copies of a partition; 3 in production")
-    min_insync_replicas: int = Field(1, ge=1, le=9, description="copies an ack stands for; 2 of 3")
+    replication_factor: int | None = Field(
+        None, ge=1, le=9, description="copies of a partition; default: 3, or one for each broker if there are fewer"
+    )
+    min_insync_replicas: int | None = Field(
+        None, ge=1, le=9, description="copies an ack stands for; default: all but one, which is 2 of 3"
+    )
     inbox_retention: float = Field(7 * DAY, ge=HOUR, le=3650 * DAY, description="seconds")
     deadletter_retention: float = Field(30 * DAY, ge=HOUR, le=3650 * DAY, description="seconds")
 
@@ -209,10 +213,12 @@ class Settings(BaseSettings):
 
     @field_validator("min_insync_replicas", "heartbeat_interval", "batch_bytes_max", "message_bytes_max")
     @classmethod
-    def _fits(cls, value: float, info: ValidationInfo) -> float:
+    def _fits(cls, value: float | None, info: ValidationInfo) -> float | None:
         other, share, margin = _LIMITED_BY[str(info.field_name)]
-        if other in info.data and value > (limit := info.data[other] * share - margin):
-            raise ValueError(f"with {other} {info.data[other]:.10g} at most {limit:.10g} is allowed")
+        # A default that depends on the cluster is known later.
+        base = info.data.get(other)
+        if value is not None and base is not None and value > (limit := base * share - margin):
+            raise ValueError(f"with {other} {base:.10g} at most {limit:.10g} is allowed")
         return value
 
     @field_validator("broker_sasl")
@@ -340,7 +346,7 @@ def _problem(settings: type[Settings], details: ErrorDetails, variables: dict[st
     if details["type"] == "missing":
         return f"{where}: must be set"
     bounds = {key: getattr(part, key) for part in field.metadata for key in ("ge", "le") if hasattr(part, key)}
-    kind = "a whole number" if field.annotation is int else "a number"
+    kind = "a whole number" if field.annotation in (int, int | None) else "a number"
     if bounds and details["type"] != "value_error":
         return f"{where}: must be {kind} from {bounds['ge']:.10g} to {bounds['le']:.10g}"
     return f"{where}: {details['msg'].removeprefix('Value error, ')}"

@@ -15,15 +15,13 @@ from examples.flights.expected import Verdict
 from examples.flights.fleet import Fleet, WorkersKeepDying
 from examples.flights.job import Job, Stalled
 from examples.flights.runs import Runs
-from examples.flights.view import Progress, View
+from examples.flights.view import Progress, View, report
 from rookery import Client, RookeryError, Settings
 from rookery.ops.servers import HOME, ServersError
 from rookery.ops.servers.lifecycle import borrowed_broker
 from rookery.streams.kafka import security, topics
 
 LOGS = HOME / "logs"
-DIFFERENCES_MAX = 20
-"""Differences that are listed; the counts cover all."""
 CANCEL_SECONDS = 10.0
 """What a job that is interrupted may take to let go."""
 
@@ -118,17 +116,10 @@ async def _job(settings: Settings, runs: Runs, fleet: Fleet, limit: int | None) 
 
 
 def _report(verdict: Verdict, seconds: float, fleet: Fleet) -> int:
-    """Print the result; the form of its last line is promised."""
+    """Print the result."""
     if fleet.restarts:
         print(f"workers that died and were started again: {fleet.restarts}; see {LOGS}")
-    for difference in verdict.differences[:DIFFERENCES_MAX]:
-        print(difference)
-    if (hidden := len(verdict.differences) - DIFFERENCES_MAX) > 0:
-        print(f"... and {hidden:,} more agents")
-    print(
-        f"{'OK' if verdict.ok else 'FAILED'} {verdict.turns} turns in {seconds:.1f} s, "
-        f"{verdict.turns / max(seconds, 0.001):.0f}/s, {verdict.lost} lost, {verdict.doubled} doubled"
-    )
+    report(verdict, seconds)
     return 0 if verdict.ok else 1
 
 

@@ -41,8 +41,8 @@ class Stalled(Exception):
 class Job:
     """One run over the first `limit` departures."""
 
-    def __init__(self, client: Client, fleet: Fleet, progress: Progress, view: View, limit: int | None) -> None:
-        """The fleet is started by the caller, who also ends it."""
+    def __init__(self, client: Client, fleet: Fleet | None, progress: Progress, view: View, limit: int | None) -> None:
+        """The fleet is started by the caller, who also ends it; None if the workers run elsewhere."""
         self._client = client
         self._fleet = fleet
         self._progress = progress
@@ -53,10 +53,14 @@ class Job:
         self.seconds = 0.0
         """From the first send to the last progress that was seen."""
 
-    async def run(self) -> Verdict:
-        """Feed, wait until everything is handled, compare. Raises Stalled after a minute without progress."""
+    async def run(self, *, feed: bool = True) -> Verdict:
+        """Feed, wait until everything is handled, compare. Raises Stalled after a minute without progress.
+
+        Without `feed`, the agents have been fed before.
+        """
         self._progress.doing = "feeding"
-        feeding = asyncio.create_task(self._client.tell_many(self._messages()), name="feed")
+        messages = self._messages() if feed else iter(())
+        feeding = asyncio.create_task(self._client.tell_many(messages), name="feed")
         sampling = asyncio.create_task(self._sample(), name="sample")
         try:
             await self._watch(feeding)
@@ -94,7 +98,8 @@ class Job:
             progress.rate = (handled - history[0][1]) / max(now - history[0][0], POLL_SECONDS)
             # Asking for a state is a turn too, but not one of the job's; and repeats that receivers drop are none.
             progress.turns = min(max(handled - self._asked, 0), 3 * progress.sent)
-            progress.workers, progress.restarts = self._fleet.alive, self._fleet.restarts
+            if self._fleet is not None:
+                progress.workers, progress.restarts = self._fleet.alive, self._fleet.restarts
             self._view.show()
             if feeding.done():
                 feeding.result()
@@ -109,10 +114,12 @@ class Job:
 
     def _standstill(self) -> str:
         progress = self._progress
+        workers = "see the workers' logs"
+        if self._fleet is not None:
+            workers = f"{progress.workers} workers alive; see {', '.join(map(str, self._fleet.logs))}"
         return (
             f"no progress for {STALL_SECONDS:.0f} s: {progress.sent:,} of {progress.records:,} sent, "
-            f"{progress.turns:,} turns, backlog {sum(progress.backlog.values()):,}, {progress.workers} workers alive; "
-            f"see {', '.join(map(str, self._fleet.logs))}"
+            f"{progress.turns:,} turns, backlog {sum(progress.backlog.values()):,}, {workers}"
         )
 
     async def _sample(self) -> None:

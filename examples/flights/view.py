@@ -10,7 +10,11 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 
+from examples.flights.expected import Verdict
 from rookery import Priority
+
+DIFFERENCES_MAX = 20
+"""Differences that are listed; the counts cover all."""
 
 _LINE_SECONDS = 3.0
 
@@ -99,3 +103,15 @@ def table(progress: Progress) -> RenderableType:
         figures = (f"{state[name] or 0:,}" for name in ("worst", "minutes_late", "legs", "cancelled"))
         planes.add_row(address.removeprefix("Plane/"), *figures, state["destination"])
     return Group(job, planes)
+
+
+def report(verdict: Verdict, seconds: float) -> None:
+    """Print the result; the form of its last line is promised."""
+    for difference in verdict.differences[:DIFFERENCES_MAX]:
+        print(difference)
+    if (hidden := len(verdict.differences) - DIFFERENCES_MAX) > 0:
+        print(f"... and {hidden:,} more agents")
+    print(
+        f"{'OK' if verdict.ok else 'FAILED'} {verdict.turns} turns in {seconds:.1f} s, "
+        f"{verdict.turns / max(seconds, 0.001):.0f}/s, {verdict.lost} lost, {verdict.doubled} doubled"
+    )

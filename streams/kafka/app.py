@@ -63,7 +63,8 @@ def presets(settings: Settings) -> dict[str, Any]:
         "producer_threaded": False,
         "processing_guarantee": "at_least_once",
         "topic_partitions": settings.partitions,
-        "topic_replication_factor": settings.replication_factor,
+        # Topics are ours to make (`topics`): this is only what Faust asks for.
+        "topic_replication_factor": settings.replication_factor or 1,
         "topic_allow_declare": False,
         "topic_disable_leader": True,
         "reply_create_topic": False,

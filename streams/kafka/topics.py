@@ -39,12 +39,12 @@ DEAD_LETTER_EXTRA_BYTES = 262_144
 # Kafka deletes whole segments, so a letter may outlive its retention by the time that a segment takes to fill, at most
 # segment.ms (7 days by default); its mark must outlive it. Seconds.
 MARKS_KEPT_MORE = 14 * 86_400.0
+MIN_INSYNC = "min.insync.replicas"
+REPLICAS_WANTED = 3  # with fewer, an acknowledged message does not survive the loss of a disk while a broker is away
 CREATION_TIMEOUT = 15.0  # seconds until a new topic is visible with all its partitions
 
 # For these a larger value than ours keeps the promise, too; -1 stands for no limit.
-AT_LEAST = frozenset(
-    {"delete.retention.ms", "max.message.bytes", "min.compaction.lag.ms", "min.insync.replicas", "retention.ms"}
-)
+AT_LEAST = frozenset({"delete.retention.ms", "max.message.bytes", "min.compaction.lag.ms", MIN_INSYNC, "retention.ms"})
 NO_ERROR, UNKNOWN, EXISTS = 0, UnknownTopicOrPartitionError.errno, TopicAlreadyExistsError.errno
 
 
@@ -58,9 +58,9 @@ class TopicSettings(Protocol):
     @property
     def partitions(self) -> int: ...  # noqa: D102
     @property
-    def replication_factor(self) -> int: ...  # noqa: D102
+    def replication_factor(self) -> int | None: ...  # noqa: D102
     @property
-    def min_insync_replicas(self) -> int: ...  # noqa: D102
+    def min_insync_replicas(self) -> int | None: ...  # noqa: D102
     @property
     def inbox_retention(self) -> float: ...  # noqa: D102
     @property
@@ -70,11 +70,11 @@ class TopicSettings(Protocol):
 
 
 class TopicSpec(NamedTuple):
-    """A topic as it must be; `policy` in Kafka's own names."""
+    """A topic as it must be; `policy` in Kafka's own names. Replicas None: as many as the cluster offers when made."""
 
     name: str
     partitions: int
-    replication_factor: int
+    replication_factor: int | None
     policy: Mapping[str, str]
 
 
@@ -131,10 +131,8 @@ def replayed_spec(settings: TopicSettings) -> TopicSpec:
 
 
 def _spec(settings: TopicSettings, name: str, partitions: int, policy: Mapping[str, str]) -> TopicSpec:
-    safety = {
-        "min.insync.replicas": str(settings.min_insync_replicas),
-        "unclean.leader.election.enable": "false",
-    }
+    safety = {} if settings.min_insync_replicas is None else {MIN_INSYNC: str(settings.min_insync_replicas)}
+    safety["unclean.leader.election.enable"] = "false"
     return TopicSpec(name, partitions, settings.replication_factor, {**policy, **safety})
 
 
@@ -148,9 +146,9 @@ def problems(spec: TopicSpec, found: Found | None, broker: str) -> list[WrongTop
     if found is None:
         configs = "".join(f" --config {key}={value}" for key, value in spec.policy.items())
         create = f"kafka-topics.sh {server} --create --topic {spec.name} --partitions {spec.partitions}"
-        return [
-            WrongTopic(spec.name, "does not exist", f"{create} --replication-factor {spec.replication_factor}{configs}")
-        ]
+        if spec.replication_factor is not None:
+            create += f" --replication-factor {spec.replication_factor}"
+        return [WrongTopic(spec.name, "does not exist", create + configs)]
     wrong = []
     is_fence = spec.name.endswith(".fence")
     if found.partitions != spec.partitions and not (is_fence and found.partitions > spec.partitions):
@@ -165,7 +163,7 @@ def problems(spec: TopicSpec, found: Found | None, broker: str) -> list[WrongTop
             why += ": the agents of other partitions would lose their messages and state"
             mend = f"export ROOKERY_PARTITIONS={found.partitions}"
         wrong.append(WrongTopic(spec.name, why, mend))
-    if found.replication_factor < spec.replication_factor:
+    if spec.replication_factor is not None and found.replication_factor < spec.replication_factor:
         why = f"has {found.replication_factor} replicas where {spec.replication_factor} are needed"
         mend = f"kafka-reassign-partitions.sh {server} --execute --reassignment-json-file {spec.name}.json"
         wrong.append(WrongTopic(spec.name, why, mend))
@@ -220,12 +218,34 @@ async def inspect(client: AIOKafkaAdminClient, wanted: Sequence[TopicSpec]) -> d
     return found
 
 
+def fitted(spec: TopicSpec, brokers: int) -> TopicSpec:
+    """The topic with the copies that so many brokers can keep, where it does not say itself how many.
+
+    Raises ConfigurationError if it says more than the cluster can keep.
+    """
+    factor = spec.replication_factor or min(REPLICAS_WANTED, brokers)
+    if factor > brokers:
+        raise ConfigurationError(
+            f"replication_factor is {factor}, but the cluster has {brokers} live brokers: start more, "
+            f"or set ROOKERY_REPLICATION_FACTOR={brokers}"
+        )
+    in_sync = int(spec.policy.get(MIN_INSYNC, max(1, factor - 1)))
+    if in_sync > factor:
+        raise ConfigurationError(
+            f"min_insync_replicas is {in_sync}, but {brokers} live brokers keep {factor} copies: start more, "
+            f"or set ROOKERY_MIN_INSYNC_REPLICAS={factor}"
+        )
+    return spec._replace(replication_factor=factor, policy={**spec.policy, MIN_INSYNC: str(in_sync)})
+
+
 async def create(client: AIOKafkaAdminClient, wanted: Iterable[TopicSpec]) -> list[str]:
     """Make topics, wait until they are visible, and return the names of those that were not there before.
 
-    Raises KafkaError when the broker refuses, TimeoutError when a topic does not become visible in time.
+    Raises KafkaError when the broker refuses, TimeoutError when a topic does not become visible in time,
+    ConfigurationError when the cluster has too few brokers.
     """
-    todo = list(wanted)
+    brokers = len(client._client.cluster.brokers())
+    todo = [fitted(spec, brokers) for spec in wanted]
     if not todo:
         return []
     new = [NewTopic(s.name, s.partitions, s.replication_factor, topic_configs=dict(s.policy)) for s in todo]

@@ -26,12 +26,13 @@ class FakeClient:
     """An application that has handled `handled` messages, and whose agents are in these states."""
 
     def __init__(self, handled: int, states: Mapping[str, Mapping[str, Any]]) -> None:
-        self.asked = 0
+        self.asked = self.told = 0
         self._handled = handled
         self._states = states
 
     async def tell_many(self, messages: Iterable[object]) -> int:
-        return len(list(messages))
+        self.told = len(list(messages))
+        return self.told
 
     async def handled(self) -> int:
         return self._handled + self.asked
@@ -47,10 +48,10 @@ class FakeClient:
         return SimpleNamespace(state=state)
 
 
-def verdict_of(client: FakeClient, fleet: Fleet) -> Verdict:
+def verdict_of(client: FakeClient, fleet: Fleet | None, *, feed: bool = True) -> Verdict:
     progress = Progress("flights-test", LIMIT)
     view = View(progress, Console(file=StringIO()))
-    return asyncio.run(Job(cast("Client", client), fleet, progress, view, LIMIT).run())
+    return asyncio.run(Job(cast("Client", client), fleet, progress, view, LIMIT).run(feed=feed))
 
 
 @pytest.fixture
@@ -71,6 +72,14 @@ def right() -> dict[str, dict[str, Any]]:
 def test_a_job_whose_agents_are_right_is_ok(fleet: Fleet, right: dict[str, Any]) -> None:
     verdict = verdict_of(FakeClient(3 * LIMIT, right), fleet)
     assert (verdict.ok, verdict.turns) == (True, 3 * LIMIT)
+
+
+def test_agents_that_were_fed_before_are_only_checked(right: dict[str, Any]) -> None:
+    client = FakeClient(3 * LIMIT, right)
+    assert verdict_of(client, None, feed=False).ok
+    assert client.told == 0
+    assert verdict_of(client, None).ok
+    assert client.told == LIMIT
 
 
 def test_what_never_comes_is_waited_for_a_while_then_named(

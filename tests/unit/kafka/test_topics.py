@@ -5,14 +5,15 @@ from typing import Any
 import pytest
 
 from rookery.ops.settings import Settings
-from rookery.streams.kafka.topics import DAY_MS, Found, TopicSpec, problems, replies_spec, specs
+from rookery.schemas.errors import ConfigurationError
+from rookery.streams.kafka.topics import DAY_MS, Found, TopicSpec, fitted, problems, replies_spec, specs
 
 SETTINGS = Settings.load(app_id="shop", partitions=6, replication_factor=3, min_insync_replicas=2, broker="k:9092")
 TABLE = {spec.name: spec for spec in specs(SETTINGS)}
 
 
 def as_is(spec: TopicSpec, **changes: Any) -> Found:
-    return Found(spec.partitions, spec.replication_factor, dict(spec.policy))._replace(**changes)
+    return Found(spec.partitions, spec.replication_factor or 1, dict(spec.policy))._replace(**changes)
 
 
 def with_policy(spec: TopicSpec, key: str, value: str) -> Found:
@@ -91,3 +92,25 @@ def test_wrong_counts() -> None:
     assert "--delete --topic shop.control" in problem.command
     (problem,) = problems(inbox, as_is(inbox, replication_factor=1), "k:9092")
     assert "has 1 replicas where 3 are needed" in str(problem)
+
+
+@pytest.mark.parametrize(("brokers", "factor", "in_sync"), [(1, 1, "1"), (2, 2, "1"), (3, 3, "2"), (7, 3, "2")])
+def test_without_a_setting_topics_get_what_the_cluster_offers(brokers: int, factor: int, in_sync: str) -> None:
+    spec = fitted(specs(Settings.load(app_id="shop"))[0], brokers)
+    assert (spec.replication_factor, spec.policy["min.insync.replicas"]) == (factor, in_sync)
+
+
+def test_a_setting_decides_and_is_refused_when_there_are_too_few_brokers() -> None:
+    inbox = TABLE["shop.inbox.low"]
+    assert fitted(inbox, 5) == inbox
+    with pytest.raises(ConfigurationError, match=r"replication_factor is 3, but .* 2 live brokers"):
+        fitted(inbox, 2)
+    (inbox, *_) = specs(Settings.load(app_id="shop", min_insync_replicas=2))
+    with pytest.raises(ConfigurationError, match="min_insync_replicas is 2, but 1 live brokers keep 1 copies"):
+        fitted(inbox, 1)
+
+
+def test_without_a_setting_topics_that_are_there_may_have_any_number_of_copies() -> None:
+    (inbox, *_) = specs(Settings.load(app_id="shop", broker="k:9092"))
+    assert problems(inbox, as_is(fitted(inbox, 1)), "k:9092") == []
+    assert "--replication-factor" not in str(problems(inbox, None, "k:9092")[0])

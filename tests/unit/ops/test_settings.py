@@ -91,6 +91,7 @@ def test_everything_wrong_is_reported_at_once(monkeypatch: pytest.MonkeyPatch) -
         session_timeout=6,
         heartbeat_interval=2.5,
         web_port=70_000,
+        replication_factor=1,
         min_insync_replicas=2,
         log_level="loud",
         colour="red",
