@@ -59,7 +59,8 @@ class Step(msgspec.Struct, array_like=True, frozen=True):
 class Parked(msgspec.Struct, array_like=True, frozen=True):
     """A message in the journal: its record as it was received, so that nothing of it is lost.
 
-    `attempts` turns have failed on it; the next one is due at `not_before`, nanoseconds since the epoch.
+    `attempts` turns have failed on it; the next one is due at `not_before`, nanoseconds since the epoch, and `delay`
+    nanoseconds from now at the latest: the clock that said so may have been wrong.
     """
 
     key: bytes | None
@@ -69,6 +70,7 @@ class Parked(msgspec.Struct, array_like=True, frozen=True):
     attempts: int = 0
     not_before: int = 0
     begun: bool = False  # its turn had begun: it goes on before any other of the agent
+    delay: int = 0
 
 
 class Pause(msgspec.Struct, array_like=True, frozen=True):

@@ -35,7 +35,9 @@ STEPS_MAX = 500
 class Ledger:
     """See the head of this module."""
 
-    __slots__ = ("adopted", "answers", "asks", "attempts", "not_before", "parked_count", "paused", "place", "steps")
+    __slots__ = (
+        "adopted", "answers", "asks", "attempts", "delay", "not_before", "parked_count", "paused", "place", "steps",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.adopted = [-1] * LANES  # by lane: every unfinished message up to this offset is parked
@@ -46,6 +48,7 @@ class Ledger:
         self.answers: dict[int, Callable[[], None]] = {}  # whom to tell that a step is finished: the running turn
         self.attempts = 0  # failed turns of the message in hand
         self.not_before = 0  # when its next turn is due, nanoseconds since the epoch
+        self.delay = 0  # and after how many it was put off
         self.paused = False
 
     @property
@@ -66,7 +69,7 @@ class Ledger:
     def end_turn(self, address: str, place: Place) -> dict[bytes, bytes | None]:
         """The turn in hand is over for good: forget its steps and attempts; returns what has to be deleted."""
         gone: dict[bytes, bytes | None] = {step_key(address, place, number): None for number in self.steps}
-        self.place, self.attempts, self.not_before = None, 0, 0
+        self.place, self.attempts, self.not_before, self.delay = None, 0, 0, 0
         self.steps, self.asks = {}, {}
         return gone
 
@@ -88,7 +91,9 @@ class Found(NamedTuple):
 def park(item: Item, ledger: Ledger | None = None) -> bytes:
     """The cell of a message; with a `ledger` it is the one in hand, and that and its attempts are kept, too."""
     record = item.record
-    attempts, not_before = (ledger.attempts, ledger.not_before) if ledger is not None else (0, 0)
+    attempts, not_before, delay = 0, 0, 0
+    if ledger is not None:
+        attempts, not_before, delay = ledger.attempts, ledger.not_before, ledger.delay
     return encode_cell(
         Parked(
             record.key,
@@ -98,6 +103,7 @@ def park(item: Item, ledger: Ledger | None = None) -> bytes:
             attempts,
             not_before,
             begun=ledger is not None,
+            delay=delay,
         )
     )
 

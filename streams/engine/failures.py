@@ -94,7 +94,8 @@ class Failures:
     ) -> None:
         self._put_back(partition, mailbox, lane, item, attempts)
         ledger, place = partition.ledgers.open(mailbox), Place(lane, item.offset)
-        ledger.not_before = self._now_ns() + int(delay * 1e9)
+        ledger.delay = int(delay * 1e9)
+        ledger.not_before = self._now_ns() + ledger.delay
         if ledger.is_parked(place):
             cells = {parked_key(mailbox.address, place): park(item, ledger)}
             partition.finish(Finished(mailbox, lane, item.offset, None, (), cells=cells, ends=False))
@@ -138,7 +139,7 @@ class Failures:
     def resume(self, partition: Partition, mailbox: Mailbox, lane: int, offset: int) -> None:
         """End a pause; the message in hand then has all its attempts again."""
         ledger = partition.ledgers.open(mailbox)
-        ledger.paused, ledger.attempts, ledger.not_before = False, 0, 0
+        ledger.paused, ledger.attempts, ledger.not_before, ledger.delay = False, 0, 0, 0
         if mailbox.context is not None:
             mailbox.context.attempt = 0
         cells: dict[bytes, bytes | None] = {pause_key(mailbox.address): None}

@@ -155,17 +155,18 @@ class Ground:
             if made != found:
                 raise WrongTopic(topic, "was deleted and made again while this worker runs")
         for partition in list(self._partitions()):
+            read = [progress.next for progress in partition.lanes]  # before the question: an answer may take its time
             bounds = await self._port.inbox_bounds(partition.number)
             if partition.closed:
                 continue
             for lane, (start, end) in enumerate(bounds):
                 progress, key = partition.lanes[lane], (partition.number, lane)
-                if end < progress.next:
+                if end < read[lane]:
                     self._short[key] = self._short.get(key, 0) + 1
                     if self._short[key] >= SHORT_ENDS:
                         raise WrongTopic(
                             self._inboxes[lane],
-                            f"partition {partition.number} ends at {end}, but we have read up to {progress.next}: "
+                            f"partition {partition.number} ends at {end}, but we have read up to {read[lane]}: "
                             "the brokers have lost records that were acknowledged",
                         )
                     self._due.set()

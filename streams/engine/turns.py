@@ -240,10 +240,10 @@ class TurnRunner:
         item.envelope = self._read(partition, lane, item.record)
         if parked.attempts:
             ledger = partition.ledgers.open(mailbox)
-            ledger.attempts, ledger.not_before = parked.attempts, parked.not_before
+            ledger.attempts, ledger.not_before, ledger.delay = parked.attempts, parked.not_before, parked.delay
             if mailbox.context is not None:
                 mailbox.context.attempt = parked.attempts
-        if (due := parked.not_before - self._now_ns()) <= 0:
+        if (due := min(parked.not_before - self._now_ns(), parked.delay)) <= 0:
             return True
         mailbox.lanes[lane].appendleft(item)
         mailbox.first_lane = lane

@@ -265,6 +265,9 @@ class Consumer(driver.Consumer):
                 commit.cancel()
                 self.log.warning("the group did not take the last offsets within %g s", COMMIT_TIMEOUT)
                 return
+            if (error := commit.exception()) is not None:  # the consumer's thread has ended before
+                self.log.warning("the group did not take the last offsets: %r", error)
+                return
             if commit.result():
                 return
 

@@ -135,6 +135,7 @@ class Cluster:
         self.ports: list[CountingPort] = []
         self.workers: list[MemoryWorker] = []
         self.dead: set[int] = set()
+        self.clocks: Counter[int] = Counter()  # by how many seconds the wall clock of a worker is wrong
         for index in range(workers):
             self.add_worker(stores[index] if index < len(stores) else in_memory)
 
@@ -147,7 +148,7 @@ class Cluster:
             self.registry,
             port,
             worker=f"w{index}",
-            now_ns=lambda: NOW_NS + int(asyncio.get_running_loop().time() * 1e9),
+            now_ns=lambda: NOW_NS + int((asyncio.get_running_loop().time() + self.clocks[index]) * 1e9),
             new_id=lambda: f"w{index}-{next(numbers)}",
             open_store=open_store,
         )

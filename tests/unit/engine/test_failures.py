@@ -239,3 +239,16 @@ async def test_attempts_are_counted_over_a_crash_and_the_back_off_is_kept() -> N
         (letter,) = cluster.dead_letters()
         assert letter.attempts == 4
         assert letter.offset == 0
+
+
+@virtual
+async def test_a_worker_with_a_wrong_clock_puts_nothing_off_for_the_next_owner() -> None:
+    async with Cluster(Doer, adopt_after=0.5) as cluster:
+        (address,) = addresses("Doer", 0, 1)
+        cluster.clocks[0] = 3600
+        cluster.post(address, Do("a", "io"))
+        await asyncio.sleep(3.5)  # attempts at 0, 1 and 3 s; the next is due 3 s after, an hour later by the cell
+        await cluster.kill(0)
+        await cluster.assign([1, 1, 1, 1], untold=[0])
+        await cluster.settle()
+        assert Doer.times("a")[3] == pytest.approx(6.5, abs=0.3)

@@ -208,3 +208,25 @@ async def test_a_warning_comes_before_retention_bites(caplog: pytest.LogCaptureF
         await cluster.settle(2_000)
         await asyncio.sleep(60)
         assert cluster.engine(0).statistics()["retention_left"] == {}
+
+
+@virtual
+async def test_an_answer_that_took_its_time_is_no_shrunken_log() -> None:
+    """The network was cut while the log was asked for its end; what came after it was read meanwhile."""
+    (guest,) = addresses("Guest", 0, 1)
+    async with Cluster(Guest, ground_interval=1.0) as cluster:
+        port = cluster.ports[0]
+        ask = port.inbox_bounds
+
+        async def slow(partition: int) -> list[tuple[int, int]]:
+            bounds = list(await ask(partition))
+            await asyncio.sleep(2.0)
+            return bounds
+
+        port.inbox_bounds = slow  # type: ignore[method-assign]
+        for number in range(200):
+            cluster.post(guest, Add(str(number)))
+            await asyncio.sleep(0.1)
+        await cluster.settle()
+        assert len(cluster.state(guest).got) == 200
+        assert not cluster.engine(0).failed.done()
