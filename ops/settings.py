@@ -7,6 +7,7 @@ Durations are seconds, sizes are bytes. A secret may also come from a file, as c
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -55,7 +56,7 @@ class Settings(BaseSettings):
     agent_id: str | None = Field(
         None,
         pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,99}$",
-        description="name of this worker, one of its own for each; default: its host and process",
+        description="name of this worker, one of its own for each, the same after a restart; default: its host and process",
     )
     broker: str = Field(
         "127.0.0.1:9092",
@@ -121,6 +122,28 @@ class Settings(BaseSettings):
     fetch_records_max: int = Field(5_000, ge=1, le=100_000, description="records one fetch hands over")
     fetch_bytes_max: int = Field(
         52_428_800, ge=65_536, le=1 << 30, description="bytes of one fetch over all partitions"
+    )
+
+    static_membership: bool = Field(
+        False,
+        validate_default=True,
+        description="keep the partitions of a worker that is back within session_timeout; needs agent_id",
+    )
+    place: str = Field("", pattern=r"^[^/]*(/[^/]+)*$", description="zone/rack/host: copies are put elsewhere")
+    partitions_max: int | None = Field(None, ge=0, le=500, description="the most partitions that this worker takes")
+
+    # --- weights: partitions are shared out in proportion ------------------------------------------------------
+    weight: float | None = Field(None, ge=0, le=1_000_000, description="fixed instead of measured; 0 takes none")
+    weight_cpu: float = Field(0.5, ge=0, le=1, description="share of the free processor in the weight")
+    weight_mem: float = Field(0.3, ge=0, le=1, description="share of the free memory")
+    weight_net: float = Field(0.2, ge=0, le=1, description="share of the free network; the three add up to 1")
+    network_mbit: float | None = Field(
+        None, ge=1, le=10_000_000, description="bandwidth of this node, Mbit/s; default: what its cards say"
+    )
+    weight_band: float = Field(0.25, ge=0, le=10, description="relative change of a weight that moves partitions")
+    weight_cool_down: float = Field(30.0, ge=0, le=HOUR, description="seconds between such changes")
+    handover_delay: float = Field(
+        10.0, ge=0, le=HOUR, description="seconds a partition with long turns in flight may move later"
     )
 
     # --- turns -------------------------------------------------------------------------------------------------
@@ -219,6 +242,21 @@ class Settings(BaseSettings):
         base = info.data.get(other)
         if value is not None and base is not None and value > (limit := base * share - margin):
             raise ValueError(f"with {other} {base:.10g} at most {limit:.10g} is allowed")
+        return value
+
+    @field_validator("weight_net")
+    @classmethod
+    def _adds_up(cls, value: float, info: ValidationInfo) -> float:
+        others = [info.data.get(name) for name in ("weight_cpu", "weight_mem")]
+        if None not in others and not math.isclose(total := sum(filter(None, [value, *others])), 1.0, abs_tol=1e-6):
+            raise ValueError(f"weight_cpu, weight_mem and weight_net must add up to 1, not {total:.10g}")
+        return value
+
+    @field_validator("static_membership")
+    @classmethod
+    def _named(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and "agent_id" in info.data and not info.data["agent_id"]:
+            raise ValueError("needs an agent_id (AGENT_ID), another one for each worker")
         return value
 
     @field_validator("broker_sasl")

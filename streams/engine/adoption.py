@@ -17,10 +17,20 @@ class Adoption:
         """`adopt_after` is seconds."""
         self._adopt_after = adopt_after
         self._since: dict[Mailbox, tuple[Item | None, float]] = {}
+        self._looked_at = 0.0
+
+    def long_turns(self) -> set[int]:
+        """Partitions with a turn that was in hand at two looks. A shorter one is run again sooner than waited for."""
+        return {
+            m.partition
+            for m, (_, start) in self._since.items()
+            if m.running and not m.closed and start < self._looked_at
+        }
 
     def look(self, partitions: Iterable[Partition], now: float) -> None:
         """Request the adoption of what has been in hand for too long at `now`, monotonic seconds."""
         before, since = self._since, {}
+        self._looked_at = now
         for partition in partitions:
             pressed = any(partition.is_full(lane, share=0.5) for lane in range(LANES))
             for mailbox in partition.mailboxes.values():

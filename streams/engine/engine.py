@@ -328,6 +328,10 @@ class Engine:
 
     # -- questions ----------------------------------------------------------------------------------------------------
 
+    def busy_partitions(self) -> set[int]:
+        """Partitions with turns in flight that have run for a while."""
+        return self._adoption.long_turns()
+
     def _partition(self, number: int) -> Partition | None:
         ownership = self._owned.get(number)
         return None if ownership is None else ownership.partition

@@ -3,7 +3,7 @@
     app = App("flights", agents=[Plane, Carrier, Airport])
 
 Kept from Faust: worker, command line, boot order, settings, web, timers, the journal as a table (which makes Faust
-co-partition it with the inboxes), the assignor, the consumer's thread, the commit timer. Replaced: the path of a
+co-partition it with the inboxes), the consumer's thread, the commit timer. Replaced: the path of a
 message (`consumer`), table recovery (`services`), and every default that is dangerous for durable agents (`presets`).
 """
 
@@ -29,6 +29,8 @@ from rookery.schemas.errors import ConfigurationError
 from rookery.streams.core.routing import Topics
 from rookery.streams.engine.engine import Engine
 from rookery.streams.kafka import cli, cli_dlq, security  # noqa: F401 - the commands register themselves
+from rookery.streams.kafka.assignor import WeightedAssignor
+from rookery.streams.kafka.balancer import Balancer
 from rookery.streams.kafka.consumer import Transport
 from rookery.streams.kafka.services import BootStrategy, EngineService, TableManager
 from rookery.streams.kafka.worker import Worker
@@ -83,6 +85,8 @@ def presets(settings: Settings) -> dict[str, Any]:
         **(guard(settings.web_token.get_secret_value()) if settings.web_token is not None else {}),
         "autodiscover": False,
         "TableManager": TableManager,
+        "PartitionAssignor": WeightedAssignor,
+        "consumer_group_instance_id": settings.agent_id if settings.static_membership else None,
         "Worker": Worker,
     }
 
@@ -123,9 +127,10 @@ class App(faust.App):
         warnings.simplefilter("error", SecurityWarning)
         credentials = security.faust_credentials(self.client_kwargs)
         super().__init__(self.settings.app_id, broker_credentials=credentials, **presets(self.settings))
-        # Co-partitions the journal with the inboxes, and keeps Faust's assignor in use.
+        # Co-partitions the journal with the inboxes, and keeps our assignor in use.
         self.Table("journal", partitions=self.settings.partitions)
         self.engine_service = EngineService(self)
+        self.balancer = Balancer(self)
         self.metrics = Metrics(self.settings.metrics_agents_max)
         self.metrics.attach(lambda: self.engine_service.statistics)
         add_pages(self, self.metrics, lambda: self.engine_service.running, lambda: self.engine_service.trouble)

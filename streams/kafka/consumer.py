@@ -25,7 +25,9 @@ from mode import Service
 from mode.threads import QueueServiceThread
 
 from rookery.schemas.envelope import Priority
+from rookery.schemas.errors import ConfigurationError
 from rookery.streams.engine.engine import Engine
+from rookery.streams.kafka.assignor import NAME
 from rookery.streams.kafka.reader import leave_as_parsed, stop_consumer
 
 if TYPE_CHECKING:
@@ -54,6 +56,10 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         """Watch the heartbeats of the coordinator."""
         await super().on_start()
         coordinator = self._ensure_consumer()._coordinator
+        in_use = [assignor.name for assignor in coordinator._assignors]
+        if in_use != [NAME]:
+            # Faust takes another one without a word when it finds no table.
+            raise ConfigurationError(f"partitions would be assigned by {', '.join(in_use)} instead of {NAME}")
         beat = coordinator._do_heartbeat
 
         async def watched() -> bool:
@@ -72,6 +78,10 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
                 return done
 
         coordinator._do_rejoin_group = undisturbed
+
+    def rejoin(self) -> None:
+        """Ask the group to assign anew; from any thread."""
+        self.thread_loop.call_soon_threadsafe(self._ensure_consumer()._coordinator.request_rejoin)
 
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
         """Commit, but not while the group is joined anew: the answer to a commit of the old generation makes aiokafka
@@ -160,6 +170,13 @@ class Consumer(driver.Consumer):
     def resume_partitions(self, tps: Iterable[TP]) -> None:
         """Faust resumes everything after a rebalance: not what the engine holds."""
         super().resume_partitions(set(tps) - self._held)
+
+    def rejoin(self) -> bool:
+        """Ask the group to share out partitions anew; False while it does so already, or before it was joined."""
+        if self.app.rebalancing or not self._thread.confirmed_at:
+            return False
+        self._thread.rejoin()
+        return True
 
     async def confirm(self, topic: str, partition: int) -> bool:
         """Whether the group confirms, by a heartbeat that starts after this call, that the partition is still ours."""

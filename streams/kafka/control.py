@@ -1,7 +1,7 @@
 """The control topic: one compacted partition of named records, shared by an application's workers and operators."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -9,6 +9,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 # A read or write that takes longer has failed; seconds.
 TIMEOUT = 20.0
 POLL_MS = 200
+FOLLOW_MS = 60_000
 
 
 class Control:
@@ -34,6 +35,31 @@ class Control:
                     if record.key == name.encode():
                         found = [*found, record.value] if record.value is not None else []
         return found
+
+    async def snapshot(self) -> dict[str, bytes]:
+        """The newest value of every name. Raises KafkaError, or TimeoutError after TIMEOUT seconds."""
+        tp = TopicPartition(self._topic, 0)
+        found: dict[str, bytes] = {}
+        async with asyncio.timeout(TIMEOUT), AIOKafkaConsumer(**self._client_kwargs, group_id=None) as consumer:
+            consumer.assign([tp])
+            await consumer.seek_to_beginning(tp)
+            end = (await consumer.end_offsets([tp]))[tp]
+            while await consumer.position(tp) < end:
+                for record in (await consumer.getmany(tp, timeout_ms=POLL_MS)).get(tp, ()):
+                    found.pop(record.key.decode(), None)
+                    if record.value is not None:
+                        found[record.key.decode()] = record.value
+        return found
+
+    async def follow(self) -> AsyncIterator[tuple[str, bytes | None]]:
+        """All records, then each that is written, for ever; None deletes a name. Raises KafkaError."""
+        tp = TopicPartition(self._topic, 0)
+        async with AIOKafkaConsumer(**self._client_kwargs, group_id=None) as consumer:
+            consumer.assign([tp])
+            await consumer.seek_to_beginning(tp)
+            while True:
+                for record in (await consumer.getmany(tp, timeout_ms=FOLLOW_MS)).get(tp, ()):
+                    yield record.key.decode(), record.value
 
     async def write(self, name: str, value: bytes | None) -> None:
         """Set a name's value; None deletes it. Raises KafkaError, or TimeoutError after TIMEOUT seconds."""

@@ -20,6 +20,8 @@ from aiokafka.producer.sender import Sender
 from aiokafka.protocol.transaction import InitProducerIdRequest
 from faust import App
 from faust.app.base import BootStrategy
+from faust.assignor.copartitioned_assignor import CopartitionedAssignor
+from faust.assignor.partition_assignor import PartitionAssignor
 from faust.tables.manager import TableManager
 from faust.tables.recovery import Recovery
 from faust.transport.conductor import Conductor
@@ -58,6 +60,15 @@ KNOWN = (
     Known(Recovery, "flush_buffers", ""),
     Known(Recovery, "_resume_streams", "generation_id"),
     Known(Recovery, "on_rebalance", "assigned revoked newly_assigned generation_id"),
+    Known(PartitionAssignor, "_perform_assignment", "cluster member_metadata"),
+    Known(PartitionAssignor, "_metadata", PROPERTY),
+    Known(PartitionAssignor, "on_assignment", "assignment"),
+    Known(PartitionAssignor, "_update_member_urls", "clients_metadata"),
+    Known(PartitionAssignor, "_global_table_standby_assignments", "assignments partitions_by_topic"),
+    Known(PartitionAssignor, "_get_changelog_distribution", "assignments"),
+    Known(PartitionAssignor, "_get_external_topic_distribution", "assignments"),
+    Known(CopartitionedAssignor, "__init__", "topics cluster_asgn num_partitions replicas capacity"),
+    Known(GroupCoordinator, "request_rejoin", ""),
     Known(Conductor, "on_partitions_assigned", "assigned"),
     # Overridden or called by consumer.
     Known(Fetcher, "_fetcher", TASK),

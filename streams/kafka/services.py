@@ -95,6 +95,7 @@ class EngineService(Service):
         return {
             **self._engine.statistics(),
             "loop_late": self._watchdog.take_late_max(),
+            "balance": self.app.balancer.statistics(),
             "late_replies": self._client.late_count,
             "locks": self._client.lock_statistics,
             "stores": {} if self._stores is None else self._stores.statistics(),
@@ -192,7 +193,7 @@ class BootStrategy(FaustBootStrategy):
         return chain(
             self.sensors(),
             # Before Faust's producer, since it says clearly why a broker refuses us.
-            [app.engine_service],
+            [app.engine_service, app.balancer],
             self.kafka_producer(),
             self.web_server(),
             self.kafka_consumer(),

@@ -26,4 +26,6 @@ class Count(Agent):
 
 
 options = {"session_timeout": 6.0, "heartbeat_interval": 0.5} if "ROOKERY_SESSION_TIMEOUT" not in os.environ else {}
-app = App(os.environ["COUNTING_APP"], agents=[Count], partitions=4, **options)
+app = App(
+    os.environ["COUNTING_APP"], agents=[Count], partitions=int(os.environ.get("COUNTING_PARTITIONS", "4")), **options
+)
