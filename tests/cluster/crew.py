@@ -33,7 +33,9 @@ UNHAPPY = re.compile(r"Traceback|\[(ERROR|CRITICAL)\]|Warning:")
 def environment(app_id: str, broker: str, extra: Mapping[str, str] = {}) -> dict[str, str]:
     """Of a process that runs an application of this folder."""
     folder = str(Path(__file__).parent)
-    return {**os.environ, "PYTHONPATH": folder, "ROOKERY_BROKER": broker, "COUNTING_APP": app_id, **extra}
+    # All weigh the same, unless a test says otherwise: shares must not depend on what else the machine does.
+    ours = {"PYTHONPATH": folder, "ROOKERY_BROKER": broker, "COUNTING_APP": app_id, "ROOKERY_WEIGHT": "1"}
+    return {**os.environ, **ours, **extra}
 
 
 class Worker:

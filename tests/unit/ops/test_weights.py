@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -106,7 +107,7 @@ def test_each_term_counts_by_its_coefficient_and_stays_in_bounds() -> None:
 
 
 def test_a_failing_source_counts_as_the_average_of_the_others_and_comes_back() -> None:
-    readings = iter([0.2, OSError("gone"), 0.2])
+    readings: Iterator[float | OSError] = iter([0.2, OSError("gone"), 0.2])
 
     def net() -> float:
         reading = next(readings)
