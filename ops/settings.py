@@ -56,7 +56,7 @@ class Settings(BaseSettings):
     agent_id: str | None = Field(
         None,
         pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,99}$",
-        description="name of this worker, one of its own for each, the same after a restart; default: its host and process",
+        description="name of this worker, its own and the same after a restart; default: its host and process",
     )
     broker: str = Field(
         "127.0.0.1:9092",
