@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run test test-fast test-containers chaos kill-table lint format up down status proto bench image clean
+.PHONY: help setup run test test-fast test-containers chaos kill-table lint format up down status proto bench bench-all image clean
 
 READY := .venv/.ready
 PY := .venv/bin/python
@@ -96,8 +96,11 @@ status: $(READY)  ## which servers are configured or up, and whether they answer
 proto: $(READY)  ## generate the Python code of the .proto files
 	@$(PY) -m rookery.schemas.generate
 
-bench: $(READY)  ## durable turns per second against raw aiokafka, in one run
-	@$(SERVERS) run --kafka -- $(PY) -m bench
+bench: $(READY)  ## measurements that take less than ten minutes: BENCH="--list" for what there is
+	@$(PY) -m bench $(BENCH)
+
+bench-all: $(READY)  ## all measurements, with other stream processors beside ours
+	@$(PY) -m bench --all $(BENCH)
 
 clean:  ## stop servers, remove .venv and everything built, downloaded or cached here
 	@if [ -x $(PY) ] && [ -d .rookery/servers ]; then $(SERVERS) down; fi

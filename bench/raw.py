@@ -1,24 +1,27 @@
 """The raw loop: aiokafka getmany and two send_batch, nothing in between. What a durable turn is measured against.
 
-    python -m bench.raw BROKER INPUT_TOPIC OUTPUT_TOPIC_1 OUTPUT_TOPIC_2 COUNT PARTITIONS
+    python -m bench.raw BROKER INPUT_TOPIC OUTPUT_TOPIC_1 OUTPUT_TOPIC_2 COUNT PARTITIONS BROKER_PID
 
 Same records, acks, idempotence and batch size as the worker; the clock runs from the first fetch to the last ack.
 """
 
 import asyncio
 import json
-import resource
 import sys
 import time
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
+from bench.machine import cpu_seconds
+
 BATCH_BYTES = 900_000
 
 
-async def main(broker: str, topic: str, out: tuple[str, str], count: int, partitions: int) -> dict[str, float]:
-    """Copy `count` records of `topic` to both outputs; returns seconds, rate and CPU seconds."""
+async def main(
+    broker: str, topic: str, out: tuple[str, str], count: int, partitions: int, broker_pid: int
+) -> dict[str, float]:
+    """Copy `count` records of `topic` to both outputs; returns seconds, rate and processor time per record."""
     consumer = AIOKafkaConsumer(bootstrap_servers=broker, enable_auto_commit=False, fetch_max_bytes=52_428_800)
     producer = AIOKafkaProducer(
         bootstrap_servers=broker,
@@ -33,11 +36,11 @@ async def main(broker: str, topic: str, out: tuple[str, str], count: int, partit
     consumer.assign(tps)
     await consumer.seek_to_beginning(*tps)
     done, flying = 0, set[asyncio.Future[Any]]()
-    start, cpu = 0.0, _cpu()
+    start = cpu = broker_cpu = 0.0
     while done < count:
         fetched = await consumer.getmany(timeout_ms=1000, max_records=5_000)
         if not start:
-            start = time.perf_counter()
+            start, cpu, broker_cpu = time.perf_counter(), time.process_time(), cpu_seconds(broker_pid)
         for tp, records in fetched.items():
             for target in out:
                 builder = producer.create_batch()
@@ -52,10 +55,17 @@ async def main(broker: str, topic: str, out: tuple[str, str], count: int, partit
         if len(flying) > 64:
             await asyncio.wait(flying, return_when=asyncio.FIRST_COMPLETED)
     await asyncio.gather(*flying)
-    seconds = time.perf_counter() - start
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    broker_cpu = cpu_seconds(broker_pid) - broker_cpu
     await consumer.stop()
     await producer.stop()
-    return {"count": done, "seconds": seconds, "per_s": done / seconds, "cpu_s": _cpu() - cpu}
+    return {
+        "per_s": done / seconds,
+        "seconds": seconds,
+        "count": done,
+        "cpu_us": cpu / done * 1e6,
+        "broker_cpu_us": broker_cpu / done * 1e6,
+    }
 
 
 async def _send(producer: AIOKafkaProducer, builder: Any, topic: str, partition: int) -> asyncio.Future[Any]:
@@ -64,11 +74,7 @@ async def _send(producer: AIOKafkaProducer, builder: Any, topic: str, partition:
     return future
 
 
-def _cpu() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
-
-
 if __name__ == "__main__":
-    _, broker, topic, first, second, count, partitions = sys.argv
-    print(json.dumps(asyncio.run(main(broker, topic, (first, second), int(count), int(partitions)))))
+    _, broker, topic, first, second, count, partitions, broker_pid = sys.argv
+    result = asyncio.run(main(broker, topic, (first, second), int(count), int(partitions), int(broker_pid)))
+    print("RESULT " + json.dumps(result), flush=True)

@@ -1,10 +1,12 @@
-"""The records that both sides of a pair handle: 100 B payloads to 1,000 agents, asked for a reply by one client."""
+"""The records that both sides of a pair handle: 100 B payloads for counters, with or without a reply to one client."""
+
+from __future__ import annotations
 
 import asyncio
 import itertools
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import msgspec
 from aiokafka import AIOKafkaProducer
@@ -14,9 +16,12 @@ from rookery.schemas.address import partition_of
 from rookery.schemas.envelope import Priority, encode_body, seal
 
 AGENTS = 1_000
-# The reply topic of this client name takes the one message that each turn sends.
+# The reply topic of this client name takes the one message that each asked turn sends.
 CLIENT = "bench"
 _PAD = "x" * 77
+
+Message = tuple[int, bytes, bytes]
+"""Partition, key, value."""
 
 
 class Add(msgspec.Struct):
@@ -24,6 +29,12 @@ class Add(msgspec.Struct):
 
     n: int
     pad: str = _PAD
+
+
+class Nap(msgspec.Struct):
+    """A handler that waits."""
+
+    seconds: float
 
 
 class Total(msgspec.Struct):
@@ -42,16 +53,29 @@ class Counter(Agent):
 
     @handler
     async def add(self, msg: Add) -> Total:
-        """One durable turn: state changes, one message is sent."""
+        """One durable turn: state changes, one message is sent if it was asked for."""
         self.count += 1
         self.total += msg.n
         return Total(self.count)
 
+    @handler
+    async def nap(self, msg: Nap) -> None:
+        """A turn that waits for something."""
+        await asyncio.sleep(msg.seconds)
+        self.count += 1
 
-def records(count: int, partitions: int) -> Iterator[tuple[int, bytes, bytes]]:
-    """(partition, key, value) of `count` messages, one after the other to each agent."""
-    payload = msgspec.json.encode(Add(1))
-    targets = [f"Counter/{number}" for number in range(AGENTS)]
+
+def names(agents: int = AGENTS) -> list[str]:
+    """Addresses of so many counters."""
+    return [f"Counter/{number}" for number in range(agents)]
+
+
+def records(
+    count: int, partitions: int, targets: Iterable[str], *, message: Add | Nap | None = None, replies: bool = True
+) -> Iterator[Message]:
+    """`count` messages, one after the other to each target, again and again."""
+    payload = msgspec.json.encode(message or Add(1))
+    kind = type(message or Add(1)).__name__
     places = [(target, target.encode(), partition_of(target, partitions)) for target in targets]
     nonce = uuid.uuid4().hex[:8]
     for number, (target, key, partition) in zip(range(count), itertools.cycle(places), strict=False):
@@ -62,15 +86,15 @@ def records(count: int, partitions: int) -> Iterator[tuple[int, bytes, bytes]]:
             time.time_ns(),
             Priority.NORMAL,
             f"{nonce}-{number}",
-            "Add",
+            kind,
             "application/json",
-            reply_to=f"client:{CLIENT}",
+            reply_to=f"client:{CLIENT}" if replies else "",
         )
         yield partition, key, seal(body)
 
 
-async def prefill(broker: str, topic: str, count: int, partitions: int) -> None:
-    """Write the records to a topic, in large batches."""
+async def prefill(broker: str, topic: str, messages: Iterable[Message], partitions: int) -> None:
+    """Write the messages to a topic, in large batches."""
     producer = AIOKafkaProducer(
         bootstrap_servers=broker, acks="all", max_batch_size=500_000, max_request_size=1_000_000
     )
@@ -78,15 +102,16 @@ async def prefill(broker: str, topic: str, count: int, partitions: int) -> None:
     try:
         builders = {number: producer.create_batch() for number in range(partitions)}
         flying: list[asyncio.Future[object]] = []
-        for partition, key, value in records(count, partitions):
+        for partition, key, value in messages:
             if builders[partition].append(key=key, value=value, timestamp=None) is None:
                 builder, builders[partition] = builders[partition], producer.create_batch()
                 builder.close()
                 flying.append(await producer.send_batch(builder, topic, partition=partition))
                 builders[partition].append(key=key, value=value, timestamp=None)
         for partition, builder in builders.items():
-            builder.close()
-            flying.append(await producer.send_batch(builder, topic, partition=partition))
+            if builder.record_count():
+                builder.close()
+                flying.append(await producer.send_batch(builder, topic, partition=partition))
         await asyncio.gather(*flying)
     finally:
         await producer.stop()

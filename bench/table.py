@@ -1,0 +1,37 @@
+"""Every row of the table, and what measures it."""
+
+from __future__ import annotations
+
+from bench import turns
+from bench.harness import Experiment, Row
+
+EXPERIMENTS = (
+    Experiment(
+        "durable_turn",
+        turns.durable_turn,
+        (
+            Row("durable_turn_vs_raw", "ratio", "higher", "Durable turns against the raw loop", 0.35, 0.5),
+            Row("durable_turn_per_s", "turns/s", "higher", "Durable turns of one worker"),
+            Row("cpu_us_per_turn", "us", "lower", "Processor time of the worker for a durable turn"),
+            Row("raw_cpu_us_per_message", "us", "lower", "Processor time of the raw loop for a message"),
+        ),
+        quick=True,
+    ),
+    Experiment(
+        "slow_handlers",
+        turns.slow_handlers,
+        (Row("slow_handlers_vs_ideal", "ratio", "lower", "200 agents that wait, against the ideal", 1.3, 1.1),),
+        quick=True,
+    ),
+    Experiment(
+        "hot_agent",
+        turns.hot_agent,
+        (Row("hot_agent_vs_even", "ratio", "higher", "One hot agent against 1,000 even ones", 0.3, 0.6),),
+        quick=True,
+    ),
+    Experiment(
+        "state_only",
+        turns.state_only,
+        (Row("state_only_per_s", "turns/s", "higher", "Turns that change state and send nothing"),),
+    ),
+)
