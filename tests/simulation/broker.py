@@ -12,6 +12,7 @@ from rookery.schemas.errors import LeaseLost
 from rookery.streams.core.routing import Topics
 from rookery.streams.log import Append, JournalRecord, Lease, ShipFailed
 from rookery.streams.memory import MemoryLog, MemoryPort, MemoryRecord
+from tests.simulation.disk import Disk
 from tests.simulation.faults import Fault, Plan
 from tests.simulation.process import Gate
 
@@ -39,6 +40,7 @@ class Broker(MemoryLog):
         self.batches: list[list[Batch]] = [[] for _ in range(partitions)]
         self.ends = [0] * partitions
         self.readers: list[list[Gate]] = [[] for _ in range(partitions)]  # recoveries that read the journal now
+        self.disks: list[Disk] = []  # whose stores go on where they stand
         self.refused_count = 0
 
     def append_journal(self, partition: int, epoch: int, records: Sequence[Append], number: int | None) -> int | None:
@@ -66,17 +68,21 @@ class Broker(MemoryLog):
     def compact(self, partition: int, bound: int, *, days_later: bool = False) -> None:
         """Remove every record below `bound` that a compactor may remove.
 
-        It keeps the last of each key below the bound, and tombstones while somebody reads (delete.retention). A stray
-        write of a stale lease is younger than min.compaction.lag until it is repaired, but not for days.
+        It keeps the last of each key below the bound, and tombstones for delete.retention: while somebody reads, and
+        for stores that have not seen them (older ones are wiped). A stray write of a stale lease is younger than
+        min.compaction.lag until it is repaired, but not for days.
         """
         if not days_later:
             bound = min([bound, *self._unrepaired(partition)])
         journal, reading = self.journals[partition], any(not gate.dead for gate in self.readers[partition])
+        marks = [disk.images[partition].mark.offset for disk in self.disks if partition in disk.images]
+        unseen = min(marks, default=self.ends[partition])
         last = {record.key: record.offset for record in journal if record.offset < bound}
         self.journals[partition] = [
             record
             for record in journal
-            if record.offset >= bound or (last[record.key] == record.offset and (record.value is not None or reading))
+            if record.offset >= bound
+            or (last[record.key] == record.offset and (record.value is not None or reading or record.offset >= unseen))
         ]
 
     def _unrepaired(self, partition: int) -> Sequence[int]:

@@ -43,7 +43,8 @@ def test_all_seeds_are_green_and_every_kind_of_fault_strikes() -> None:
     around = {f"{kind} {on} {moment}" for kind in ("kill", "freeze") for on in REQUESTS for moment in MOMENTS}
     assert len(around & stats.keys()) > len(around) / 2, "crashes and freezes miss most of the places they should hit"
     assert stats["appends refused"] > 100, "no zombie ever tried to write"
-    assert stats["turns run again"] > 1_000
+    for name in ("turns run again", "steps kept", "messages parked", "stores reopened", "pauses"):
+        assert stats[name] > 50, name
 
 
 def test_a_seed_replays_identically() -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rookery.schemas.errors import LeaseLost
 from rookery.streams.core.mailbox import LANES
+from rookery.streams.core.store import in_memory
 from rookery.streams.engine.engine import Engine
 from rookery.streams.memory import MemoryRecord
 from rookery.testing import EPOCH_NS
@@ -87,6 +88,7 @@ class Worker:
             now_ns=lambda: EPOCH_NS + int(asyncio.get_running_loop().time() * 1e9),
             new_id=lambda: f"{self.gate.name}-{next(ids)}",
             chance=random.Random(self.gate.name).random,
+            open_store=self.broker.disks[self.worker].open if self.broker.disks else in_memory,
         )
         engine.worker = self
         await engine.start()

@@ -24,6 +24,7 @@ from rookery.testing import EPOCH_NS, VirtualTimeLoop
 from tests.simulation import checks
 from tests.simulation.broker import Broker
 from tests.simulation.checks import Anomaly
+from tests.simulation.disk import Disk
 from tests.simulation.evidence import Post, gather
 from tests.simulation.faults import FAULT_SECONDS, Fault, plan
 from tests.simulation.fleet import Commands, Do, Interpreter
@@ -84,6 +85,8 @@ class World:
         self.registry.add(Interpreter)
         self.broker = Broker(Topics("simulation"), PARTITIONS)
         self.faults = plan(random.Random(f"{seed} faults"), WORKERS, PARTITIONS, forgetful=rng.random() < 0.4)
+        # On disk or in memory; what a disk holds outlives its worker's processes.
+        self.broker.disks = [Disk(f"{seed} disk {number}") for number in range(WORKERS)] if rng.random() < 0.4 else []
         self.workers: list[Worker] = []
         self.owners = [number % WORKERS for number in range(PARTITIONS)]
         self.generation = 0
@@ -307,6 +310,9 @@ class World:
 
     async def _start_anew(self) -> None:
         """All state from what compaction left: it has to be the same."""
+        if self.seed % 2:
+            for disk in self.broker.disks:
+                disk.images.clear()
         for number, end in enumerate(self.broker.ends):
             self.broker.compact(number, end, days_later=True)
         for worker in list(self.workers):
@@ -345,6 +351,7 @@ class World:
         keys = [key for batches in self.broker.batches for batch in batches for key, value in batch.records if value]
         for name, part in (("messages parked", b"\x1fparked/"), ("steps kept", b"\x1fstep/"), ("pauses", b"\x1fpause")):
             stats[name] = sum(part in key for key in keys)
+        stats["stores reopened"] = sum(disk.reopened_count for disk in self.broker.disks)
         stats["appends refused"] = self.broker.refused_count
         stats["incarnations"] = next(self._incarnations)
         stats["generations"] = self.generation
