@@ -19,7 +19,7 @@ import logging
 from collections.abc import Awaitable, Callable, Generator, MutableMapping
 from typing import Any, ClassVar, TypeVar, cast, overload
 
-from rookery.agents.effects import HasId, TurnContext, address_of
+from rookery.agents.effects import HasId, TurnContext, address_of, priority_of
 from rookery.agents.errors import OutsideTurn, SpawnRefused
 from rookery.agents.guard import guard as _guard
 from rookery.agents.steps import Call, Question
@@ -88,6 +88,11 @@ class Agent:
     def sender(self) -> str:
         """The address of the agent or client that sent the message in hand. Raises OutsideTurn."""
         return self.message.sender
+
+    @property
+    def priority(self) -> Priority:
+        """The priority that the sender gave the message in hand, NORMAL if it is none of ours. Raises OutsideTurn."""
+        return priority_of(self.message)
 
     @property
     def log(self) -> logging.LoggerAdapter[logging.Logger]:

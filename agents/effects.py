@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rookery.agents.steps import StepLog
 
 _TRACE = "traceparent"
-_PRIORITY_MAX = max(Priority)
+_PRIORITIES = tuple(Priority)
 # The text of an error reply; a traceback belongs in the dead letter.
 _FAILURE_CHARS_MAX = 4_000
 
@@ -48,6 +48,12 @@ class Outgoing(Struct, gc=False, eq=False):
 def address_of(target: str | HasId) -> str:
     """The address of a target, checked; raises InvalidAddress."""
     return check(target if isinstance(target, str) else getattr(target, "id", repr(target)))
+
+
+def priority_of(envelope: Envelope) -> Priority:
+    """The priority of a message, NORMAL for numbers that are none: another language's client may have written any."""
+    number: int = envelope.priority
+    return _PRIORITIES[number] if 0 <= number < len(_PRIORITIES) else Priority.NORMAL
 
 
 class TurnContext:
@@ -242,10 +248,7 @@ def _reply(
     headers: dict[str, str] | None,
 ) -> Outgoing:
     type_name, content_type, payload = message
-    # Another language's client may have written any number; the lane that it came by counts, not this.
-    priority: int = envelope.priority
-    if not 0 <= priority <= _PRIORITY_MAX:
-        priority = Priority.NORMAL
+    priority = priority_of(envelope)
     message_headers = envelope.headers
     if _TRACE in message_headers:
         headers = {_TRACE: message_headers[_TRACE], **(headers or {})}

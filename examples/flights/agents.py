@@ -5,7 +5,7 @@ so nothing here depends on their order.
 """
 
 from examples.flights.messages import Departure, Leg
-from rookery import Agent, Priority, handler
+from rookery import Agent, handler
 
 
 class Tally(Agent):
@@ -46,9 +46,8 @@ class Plane(Tally):
             self.scheduled, self.last_number = departure.scheduled, departure.number
             self.destination = departure.destination
         leg = Leg(departure.number, departure.delay)
-        urgency = Priority(self.message.priority)
-        await self.send(f"Carrier/{departure.carrier}", leg, priority=urgency)
-        await self.send(f"Airport/{departure.destination}", leg, priority=urgency)
+        await self.send(f"Carrier/{departure.carrier}", leg, priority=self.priority)
+        await self.send(f"Airport/{departure.destination}", leg, priority=self.priority)
 
 
 class Carrier(Tally):

@@ -4,8 +4,8 @@ from typing import Protocol
 
 from rookery.schemas.address import parse_client, partition_of
 from rookery.schemas.envelope import Envelope, seal
+from rookery.streams.core.batch import Sent
 from rookery.streams.core.outbox import Destination
-from rookery.streams.core.partition import Sent
 
 # Cached routes; an address costs about 200 bytes.
 _ROUTES_MAX = 100_000

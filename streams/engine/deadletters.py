@@ -9,8 +9,9 @@ from collections.abc import Callable
 from rookery.agents.effects import error_body
 from rookery.schemas.deadletter import encode_dead_letter, encode_lost_stretch
 from rookery.schemas.errors import EnvelopeError, LogTruncated, RookeryError
+from rookery.streams.core.batch import Finished, Sent
 from rookery.streams.core.mailbox import Item, Mailbox
-from rookery.streams.core.partition import Finished, Partition, Sent
+from rookery.streams.core.partition import Partition
 from rookery.streams.core.routing import Router
 from rookery.streams.log import Record
 

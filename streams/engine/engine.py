@@ -15,8 +15,9 @@ from rookery.agents.types import AgentType, Registry
 from rookery.ops.settings import Settings
 from rookery.schemas.errors import NotOwned, StoreDamaged, StoreFailed
 from rookery.schemas.journal import decode_agent
+from rookery.streams.core.batch import Limits
 from rookery.streams.core.mailbox import LANES, Mailbox
-from rookery.streams.core.partition import Limits, Partition
+from rookery.streams.core.partition import Partition
 from rookery.streams.core.routing import Router, Topics
 from rookery.streams.core.runqueue import RunQueue
 from rookery.streams.core.store import OpenStore, in_memory

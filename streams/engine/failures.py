@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterable
 from rookery.agents.effects import error_body
 from rookery.agents.supervision import Policy, Supervision
 from rookery.schemas.cells import Pause, Place, encode_cell, parked_key, pause_key
+from rookery.streams.core.batch import Finished
 from rookery.streams.core.ledger import park
 from rookery.streams.core.mailbox import LANES, Item, Mailbox
-from rookery.streams.core.partition import Finished, Partition
+from rookery.streams.core.partition import Partition
 from rookery.streams.core.routing import Router
 from rookery.streams.core.runqueue import RunQueue
 from rookery.streams.engine.deadletters import DeadLetters, reason_of, text_of

@@ -9,8 +9,9 @@ from rookery.schemas.address import parse, partition_of
 from rookery.schemas.envelope import Envelope, Priority, check_headers, decode, decode_json, is_json
 from rookery.schemas.errors import InvalidAddress, Misrouted, NotSpawned, Overloaded, PayloadError
 from rookery.schemas.system import REPLY, RESUME, SPAWN
+from rookery.streams.core.batch import Limits
 from rookery.streams.core.mailbox import LANES, Item, Mailbox
-from rookery.streams.core.partition import Limits, Partition
+from rookery.streams.core.partition import Partition
 from rookery.streams.core.routing import Router
 from rookery.streams.core.runqueue import RunQueue
 from rookery.streams.engine.deadletters import DeadLetters

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from rookery.schemas.errors import JournalError, LeaseLost, StoreDamaged, StoreFailed, WrongPosition, WrongTopic
 from rookery.schemas.journal import Claim
+from rookery.streams.core.batch import CommitBatch, NotContiguous
 from rookery.streams.core.fold import JournalFold
-from rookery.streams.core.partition import CommitBatch, NotContiguous, Partition
+from rookery.streams.core.partition import Partition
 from rookery.streams.core.store import Store
 from rookery.streams.engine.recovery import Owned, recover
 from rookery.streams.log import Lease

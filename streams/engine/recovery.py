@@ -17,9 +17,10 @@ from dataclasses import dataclass
 
 from rookery.schemas.errors import EnvelopeError
 from rookery.schemas.journal import CLAIM, Claim, encode_claim
+from rookery.streams.core.batch import Limits
 from rookery.streams.core.fold import JournalFold, Recovered
 from rookery.streams.core.outbox import Destination, Group
-from rookery.streams.core.partition import Limits, Partition
+from rookery.streams.core.partition import Partition
 from rookery.streams.engine.inbound import EnvelopeReader
 from rookery.streams.log import Lease, Log
 

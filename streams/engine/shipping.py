@@ -4,8 +4,8 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 
+from rookery.streams.core.batch import MESSAGE_OVERHEAD
 from rookery.streams.core.outbox import Destination, DestinationQueue, Group
-from rookery.streams.core.partition import MESSAGE_OVERHEAD
 from rookery.streams.core.routing import Topics
 from rookery.streams.log import Log, NoSuchTopic
 

@@ -18,9 +18,10 @@ from rookery.agents.steps import answered
 from rookery.schemas.cells import Place, Step, StepState, encode_cell, step_key
 from rookery.schemas.errors import BatchTooLarge
 from rookery.schemas.system import ERROR_HEADER
+from rookery.streams.core.batch import Finished
 from rookery.streams.core.ledger import STEPS_MAX
 from rookery.streams.core.mailbox import Item, Mailbox
-from rookery.streams.core.partition import Finished, Partition
+from rookery.streams.core.partition import Partition
 from rookery.streams.core.routing import Router
 from rookery.streams.engine.pool import Pool
 

@@ -24,8 +24,9 @@ from rookery.schemas.envelope import Envelope, decode
 from rookery.schemas.errors import AgentStopped, BatchTooLarge, Expired, NotSpawned
 from rookery.schemas.journal import RETIRED, decode_agent, encode_agent
 from rookery.schemas.system import PAUSE, PREFIX, REPLY, RESUME, SPAWN, STOP
+from rookery.streams.core.batch import Finished
 from rookery.streams.core.mailbox import Item, Mailbox
-from rookery.streams.core.partition import Finished, Partition
+from rookery.streams.core.partition import Partition
 from rookery.streams.core.routing import Router
 from rookery.streams.engine.failures import Failures
 from rookery.streams.engine.inbound import EnvelopeReader

@@ -228,7 +228,7 @@ def _crc() -> None:
 
 def _letters() -> None:
     """What can't be handled is dropped."""
-    from rookery.streams.core.partition import Finished
+    from rookery.streams.core.batch import Finished
     from rookery.streams.engine.deadletters import DeadLetters
 
     def dropped(self: Any, partition: Any, lane: int, item: Any, error: Any, mailbox: Any = None, *_: Any) -> Finished:

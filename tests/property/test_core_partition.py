@@ -11,10 +11,11 @@ import pytest
 
 from rookery.schemas.envelope import Priority, decode, encode_body
 from rookery.schemas.journal import POSITION, Position, Slot, decode_position, decode_slot
+from rookery.streams.core.batch import CommitBatch, Finished, Limits, NotContiguous, Sent
 from rookery.streams.core.fold import Recovered
 from rookery.streams.core.mailbox import Mailbox
 from rookery.streams.core.outbox import Destination, Group
-from rookery.streams.core.partition import CommitBatch, Finished, Limits, NotContiguous, Partition, Sent
+from rookery.streams.core.partition import Partition
 from rookery.streams.core.store import Mark, MemoryStore
 
 CLAIM_OFFSET = 100

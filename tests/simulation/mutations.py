@@ -17,11 +17,12 @@ from unittest import mock
 
 from rookery.schemas.cells import Place, parked_key
 from rookery.streams.core import partition as core_partition
+from rookery.streams.core.batch import CommitBatch
 from rookery.streams.core.fold import JournalFold, Recovered
 from rookery.streams.core.ledger import Ledgers
 from rookery.streams.core.mailbox import Mailbox
 from rookery.streams.core.outbox import DestinationQueue, Message, Outbox
-from rookery.streams.core.partition import CommitBatch, Partition
+from rookery.streams.core.partition import Partition
 from rookery.streams.core.progress import LaneProgress
 from rookery.streams.engine.ownership import Ownership
 from rookery.streams.log import JournalRecord

@@ -73,6 +73,13 @@ def test_lineage(correlation_id: str, expected: str) -> None:
     assert (read(third).correlation_id, read(third).causation_id, dict(read(third).headers)) == ("m2", "m2", {})
 
 
+@pytest.mark.parametrize(("written", "read_as"), [(0, Priority.LOW), (2, Priority.HIGH), (3, Priority.NORMAL)])
+def test_the_priority_of_the_message_in_hand_is_one_of_ours(written: int, read_as: Priority) -> None:
+    agent, _ = in_turn(Counter, an_envelope(priority=written))
+    assert agent.priority is read_as
+    assert repr(agent.priority) == repr(read_as)
+
+
 def test_a_turn_without_a_message_can_send() -> None:
     agent, context = in_turn(Counter)
     context.begin(None, NOW_NS)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from rookery.ops.settings import RECORD_OVERHEAD_BYTES, Settings
+from rookery.streams.core.batch import Finished, Limits
 from rookery.streams.core.fold import Recovered
 from rookery.streams.core.mailbox import Mailbox
-from rookery.streams.core.partition import Finished, Limits, Partition
+from rookery.streams.core.partition import Partition
 from rookery.streams.core.store import MemoryStore
 
 
