@@ -23,8 +23,9 @@ from rookery.schemas.journal import (
     encode_slot,
     slot_key,
 )
+from rookery.streams.core.batch import Limits
 from rookery.streams.core.fold import JournalFold, Recovered
-from rookery.streams.core.partition import Limits, Partition
+from rookery.streams.core.partition import Partition
 from rookery.streams.core.store import Mark, MemoryStore, Store
 from rookery.streams.log import JournalRecord
 from rookery.streams.rocks import RocksStore, RocksStores
