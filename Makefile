@@ -46,8 +46,8 @@ $(READY): pyproject.toml uv.lock
 run: $(READY)  ## the main job on real input: starts a Kafka if none is configured, ends by itself
 	@$(SERVERS) run --kafka -- $(PY) -m examples.flights.run
 
-test: test-fast  ## all tests: the quick ones first, then many seeds, real servers, and built packages
-	@$(SERVERS) run --kafka -- $(PY) -m pytest -m "not ($(FAST)) and not containers"
+test: test-fast  ## all tests: the quick ones first, then many cases and seeds, real servers, and built packages
+	@$(SERVERS) run --kafka -- $(PY) -m pytest --hypothesis-profile thorough -m "(hypothesis or not ($(FAST))) and not containers"
 
 MINUTES := 1
 SEED := 1
@@ -58,7 +58,7 @@ kill-table: $(READY)  ## each mechanism switched off in turn: the checker of mak
 	@$(PY) -m tests.chaos.killtable
 
 test-fast: $(READY)  ## the quick tests, which need no server: unit, property, contract, some of the simulation
-	@$(PY) -m pytest -m "$(FAST)"
+	@$(PY) -m pytest -n 2 --dist worksteal -m "$(FAST)"
 
 image: $(READY)  ## build both images, say how large they are, list what is in them in dist/rookery.cdx.json
 	@docker info >/dev/null 2>&1 || { echo "no Docker engine answers: install one, or start it"; exit 1; }

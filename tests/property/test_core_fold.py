@@ -29,6 +29,7 @@ from rookery.streams.core.partition import Partition
 from rookery.streams.core.store import Mark, MemoryStore, Store
 from rookery.streams.log import JournalRecord
 from rookery.streams.rocks import RocksStore, RocksStores
+from tests.cases import quick
 
 KEYS = [b"A/1", b"A/2", b"A/3", b"B/1", cell_key("A/1", "item"), b"~out/0", b"~out/1"]
 RUNS = 1_000
@@ -127,7 +128,7 @@ def folded(records: list[JournalRecord], store: Store | None = None) -> JournalF
     return fold
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", quick(range(5)))
 def test_the_folded_values_are_those_of_the_rightful_leases(seed: int) -> None:
     rng = random.Random(seed)
     ignored = compacted = 0
@@ -163,7 +164,7 @@ def restart(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Store |
     return again
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", quick(range(3)))
 def test_a_fold_from_where_a_store_stands_is_the_fold_from_the_start(
     restart: Callable[[Store | None], Store], seed: int, request: pytest.FixtureRequest
 ) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from rookery.streams.core.outbox import Destination, DestinationQueue, Group, Message, Outbox
+from tests.cases import quick
 
 DESTINATIONS: list[Destination] = [("t", 0), ("t", 1), ("u", 0)]
 OVERHEAD = 10
@@ -90,7 +91,7 @@ class World:
             assert source.outbox.is_empty == (not unacked)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", quick(range(4)))
 def test_every_message_goes_once_in_commit_order_and_slots_wait_for_their_acks(seed: int) -> None:
     rng = random.Random(seed)
     for _ in range(RUNS // 4):

@@ -7,11 +7,12 @@ from array import array
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rookery.schemas.journal import LanePosition
 from rookery.streams.core.progress import LaneProgress
+from tests.cases import quick
 
 SOURCES = 3
 ORDERS = 100_000
@@ -36,7 +37,7 @@ def ranges(offsets: set[int]) -> list[tuple[int, int]]:
 # -- what is done -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", quick(range(4)))
 def test_random_completion_orders_give_the_prefix_and_ranges_of_a_naive_set(seed: int) -> None:
     """A completion order, looked at twice: somewhere in the middle, and at the end."""
     rng = random.Random(seed)
@@ -63,7 +64,6 @@ def test_random_completion_orders_give_the_prefix_and_ranges_of_a_naive_set(seed
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
 def test_admission_and_completion_interleave(data: st.DataObject) -> None:
     progress, in_flight, done = lane(), set[int](), set[int]()
     for step in data.draw(st.lists(st.sampled_from(["admit", "done", "advance", "hole"]), max_size=80)):
@@ -96,7 +96,7 @@ def test_records_done_above_one_in_flight_are_not_passed() -> None:
     assert progress.position().ranges() == [(2586, 2590)]
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", quick(range(3)))
 def test_a_long_lane_forgets_what_is_settled_and_still_counts_right(seed: int) -> None:
     """Long enough for the flags to be trimmed several times."""
     rng = random.Random(seed)
@@ -182,7 +182,7 @@ def restart(position: LanePosition, log: list[Entry | None], window: int) -> Lan
     return progress
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", quick(range(3)))
 def test_every_restart_decides_every_record_as_the_log_says(seed: int) -> None:
     """Handled: exactly what is no repeat and was not done at the position of the last restart."""
     rng = random.Random(seed)

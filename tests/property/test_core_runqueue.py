@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rookery.streams.core.mailbox import LANES, Item, Mailbox
@@ -68,7 +68,6 @@ def test_a_lane_that_is_alone_gets_everything_and_earns_no_debt() -> None:
 
 
 @given(st.lists(st.sets(st.sampled_from([NORMAL, HIGH])), min_size=1, max_size=200))
-@settings(max_examples=150, deadline=None)
 def test_low_is_served_within_a_bound_however_the_others_come_and_go(arrivals: list[set[int]]) -> None:
     queue, waited = RunQueue(), 0
     queue.push(with_work(LOW, 1_000), LOW)

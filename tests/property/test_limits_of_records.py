@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rookery.schemas.deadletter import encode_dead_letter
@@ -54,7 +54,6 @@ def frame(envelope: Envelope) -> int:
 
 
 @given(st.none() | st.binary(max_size=50) | st.just(b"Counter/" + b"x" * LONG), VALUES, HEADERS, st.booleans())
-@settings(deadline=None)
 def test_any_record_is_read_within_bounds_or_refused(
     key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes | None]], as_json: bool
 ) -> None:
@@ -81,7 +80,6 @@ TEXTS = st.text(max_size=30) | st.just("é" * LONG)
     headers=st.dictionaries(st.text(max_size=10), TEXTS, max_size=3),
     payload=st.binary(max_size=100) | st.just(bytes(500_000)),
 )
-@settings(deadline=None)
 def test_an_envelope_is_read_exactly_if_its_frame_is_small(
     fields: dict[str, str], headers: dict[str, str], payload: bytes
 ) -> None:

@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rookery.schemas.address import check, parse, partition_of
@@ -88,7 +88,6 @@ def test_reading_garbage_raises_only_our_errors(data: bytes) -> None:
     assert envelope.crc32 == int.from_bytes(data[-4:], "little")
 
 
-@settings(max_examples=40)
 @given(BODIES, st.data())
 def test_any_damage_within_a_burst_of_32_bits_is_found(body: dict[str, Any], data: st.DataObject) -> None:
     record = seal(encode_body(**body), 1, 2)
@@ -199,7 +198,6 @@ def test_journal_records_come_back_and_damage_raises_only_our_error(
 
 
 @pytest.mark.parametrize("decoder", [decode_claim, decode_position, decode_slot, decode_agent, split_key])
-@settings(max_examples=200)
 @given(data=st.binary() | st.binary().map(lambda tail: b"\x01" + tail))
 def test_garbage_in_the_journal_raises_only_our_error(decoder: Callable[[bytes], Any], data: bytes) -> None:
     with suppress(JournalError):

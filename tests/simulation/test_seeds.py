@@ -15,7 +15,7 @@ from tests.simulation.world import World
 
 # So many run with all tests; `python -m tests.simulation` runs as many as one likes.
 SEEDS = 200
-QUICK_SEEDS = 5
+QUICK_SEEDS = 3
 
 
 def _run(seeds: range) -> Counter[str]:

@@ -11,6 +11,7 @@ import pytest
 
 from rookery.agents import Agent, handler
 from rookery.schemas.envelope import Priority
+from tests.cases import quick
 from tests.unit.engine.harness import Cluster, addresses, virtual
 
 
@@ -38,6 +39,7 @@ class Pile(Agent):
         self.last = msg.n
 
 
+@pytest.mark.slow
 @virtual
 async def test_a_ten_minute_handler_and_100_000_messages_leave_the_prefix_moving_and_memory_flat() -> None:
     async with Cluster(Pile, partitions=1, workers=1, window_max=5_000) as cluster:
@@ -63,7 +65,7 @@ async def test_a_ten_minute_handler_and_100_000_messages_leave_the_prefix_moving
         assert cluster.engine(0).statistics()["partitions"][0]["parked"] == 0
 
 
-@pytest.mark.parametrize("crash_at", [0.2, 1.2, 2.0, 2.6, 3.3, 5.0, 9.9, 10.2, 11.0])
+@pytest.mark.parametrize("crash_at", quick([1.2, 5.0, 10.2, 0.2, 2.0, 2.6, 3.3, 9.9, 11.0], 3))
 def test_order_is_kept_when_the_worker_dies_in_a_long_turn(crash_at: float) -> None:
     @virtual
     async def scenario() -> None:

@@ -13,6 +13,7 @@ import pytest
 from rookery.agents import Agent, handler
 from rookery.schemas.address import partition_of
 from rookery.schemas.envelope import Priority
+from tests.cases import quick
 from tests.unit.engine.harness import Cluster, addresses, virtual
 
 NODES = 12
@@ -115,7 +116,7 @@ async def test_kept_partitions_stay_with_their_memory_through_many_rebalances() 
         assert max(Node.started.values()) == 1
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", quick(range(4)))
 @virtual
 async def test_totals_are_exact_whatever_moves_in_the_middle_of_turns(seed: int) -> None:
     rng = random.Random(seed)
@@ -135,7 +136,7 @@ async def test_totals_are_exact_whatever_moves_in_the_middle_of_turns(seed: int)
         assert sum(port.fired["lost_answers"] for port in cluster.ports) > 3
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", quick(range(4)))
 @virtual
 async def test_a_worker_that_was_not_told_is_fenced_and_totals_are_exact(seed: int) -> None:
     """It goes on fetching, running turns and appending; nothing of it is accepted or sent."""

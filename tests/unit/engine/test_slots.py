@@ -12,6 +12,7 @@ from rookery.streams.core.mailbox import Item, Mailbox
 from rookery.streams.core.runqueue import RunQueue
 from rookery.streams.engine.pool import Pool
 from rookery.testing import Kit
+from tests.cases import quick
 from tests.unit.engine.harness import virtual
 
 
@@ -38,7 +39,7 @@ class Busy(Agent):
         Busy.waiting -= 1
 
 
-@pytest.mark.parametrize("concurrency", [1, 3, 50])
+@pytest.mark.parametrize("concurrency", quick([3, 1, 50]))
 def test_slots_are_free_while_steps_wait_and_bound_the_rest(concurrency: int) -> None:
     @virtual
     async def scenario() -> None:

@@ -13,6 +13,7 @@ from rookery.streams.core.store import Mark, OpenStore, in_memory
 from rookery.streams.engine import engine as engine_module
 from rookery.streams.log import Followed, JournalRecord
 from rookery.streams.memory import MemoryPort
+from tests.cases import quick
 from tests.unit.engine.harness import Cluster, addresses, virtual
 from tests.unit.engine.test_ownership import Load, Node, Token
 from tests.unit.engine.test_stores import Add, Sum, on_disk
@@ -74,7 +75,7 @@ async def test_an_owner_becomes_a_copy_and_an_owner_again(stores: list[OpenStore
         assert all(cluster.state(f"Sum/{n}").total == 6 for n in range(50))
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", quick(range(3)))
 @virtual
 async def test_totals_are_exact_whatever_is_promoted_and_whoever_is_not_told(
     stores: list[OpenStore], seed: int

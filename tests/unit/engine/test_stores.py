@@ -14,6 +14,7 @@ from rookery.agents import Agent, handler
 from rookery.schemas.errors import StoreFailed
 from rookery.streams.core.store import Mark
 from rookery.streams.rocks import RocksStore, RocksStores
+from tests.cases import quick
 from tests.unit.engine.harness import Cluster, CountingPort, virtual
 from tests.unit.engine.test_ownership import Load, Node
 
@@ -190,7 +191,7 @@ async def test_a_store_that_can_not_be_used_ends_the_worker(tmp_path: Path) -> N
         assert cluster.engine(0).counts["recoveries"] == 1
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", quick(range(3)))
 @virtual
 async def test_totals_are_exact_whatever_moves_and_whoever_is_not_told(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)

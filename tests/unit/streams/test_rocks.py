@@ -22,6 +22,7 @@ from rookery.streams.core.fold import JournalFold
 from rookery.streams.core.store import Mark, Store
 from rookery.streams.log import JournalRecord
 from rookery.streams.rocks import DAMAGED_KEPT_MAX, RocksStore, RocksStores
+from tests.cases import quick
 
 HOUR = 3600.0
 HOME = {"app": "test", "partitions": 4}
@@ -124,6 +125,7 @@ def test_opening_again_takes_the_store_from_a_user_that_has_not_ended(disk: Disk
     second.close()
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_a_prefix(disk: Disk) -> None:
     """Whatever was in memory is gone; what is on disk are all writes up to its mark and none above."""
     program = textwrap.dedent("""
@@ -228,7 +230,7 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("name", DAMAGES)
+@pytest.mark.parametrize("name", quick(DAMAGES, 2))
 def test_damage_is_found_and_the_journal_builds_the_store_anew(disk: Disk, name: str) -> None:
     records = journal(4_000)
     truth = {record.key: record.value for record in records}
@@ -328,6 +330,7 @@ def test_a_lock_file_left_behind_is_no_obstacle(disk: Disk) -> None:
     assert not disk.aside
 
 
+@pytest.mark.slow
 def test_a_store_in_use_by_another_process_is_left_alone(disk: Disk) -> None:
     store = disk.open()
     store.apply({b"A/1": b"one"}, Mark(1))
@@ -383,6 +386,7 @@ def small_disk(folder: Path, size: str) -> Iterator[None]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_and_what_was_there_stays_true(tmp_path: Path) -> None:
     with small_disk(tmp_path / "small", "12m"):
         disk = Disk(tmp_path / "small" / "stores")
