@@ -39,6 +39,8 @@ def main() -> int:
     parser.add_argument("--gap", type=float, default=5.0, help="seconds between faults, about")
     parser.add_argument("--faults", default=",".join(USUAL), help=f"kinds: {', '.join(sorted(nemesis.KINDS))}, or none")
     parser.add_argument("--store", default="memory", choices=("memory", "rocksdb"))
+    parser.add_argument("--standbys", type=int, default=0, help="copies of each partition on other workers")
+    parser.add_argument("--emphasis", default="", help="more of a kind, such as poison=0.9, long=0.01, fickle=0.2")
     parser.add_argument("--compaction", action="store_true", help="compact the journal meanwhile, without a lag")
     parser.add_argument("--off", default="", help="a mechanism to switch off, see `mutations`")
     parser.add_argument("--folder", type=Path, default=Path(".rookery/chaos"), help="logs and history")
@@ -47,6 +49,8 @@ def main() -> int:
     if unknown := set(kinds) - set(nemesis.KINDS):
         parser.error(f"no such fault: {', '.join(sorted(unknown))}")
     brokers = options.pop("brokers")
+    pairs = [pair.split("=") for pair in options.pop("emphasis").split(",") if pair]
+    options["emphasis"] = {name: float(share) for name, share in pairs}
     verdict = run(Plan(kinds=kinds, **options), brokers)
     say(verdict.line)
     return CODES[verdict.word]

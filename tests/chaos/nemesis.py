@@ -17,12 +17,15 @@ import psutil
 
 from tests.chaos import failpoints
 from tests.chaos.broker import Broker
+from tests.chaos.disks import Disks
 from tests.chaos.fleet import Fleet, Worker, until
 
 # Beyond the session timeout: until the group has given the partitions away; seconds.
 MARGIN = 3.0
 # An effect that is not there by then does not come; seconds.
 PATIENCE = 40.0
+# Stores write to disk once a minute at the latest.
+FLUSH_SECONDS = 90.0
 
 
 @dataclass
@@ -45,6 +48,7 @@ class World:
 
     fleet: Fleet
     brokers: Sequence[Broker]
+    disks: Disks
     generator_pid: int
     again_count: Callable[[], int]
     network: Callable[[dict[str, dict[str, Any]]], None]  # see `proxy`
@@ -57,14 +61,25 @@ class World:
     excused: set[int] = field(default_factory=set)  # pids whose slowness is our doing
     extras: int = 0
 
+    def revive(self) -> None:
+        """Start workers again that ended by themselves, as any operator's supervisor does."""
+        for worker in self.fleet.workers:
+            if not worker.alive and not worker.name.startswith(EXTRA):
+                worker.start()
+
     def victim(self) -> Worker | None:
         """A worker that runs and owns something."""
         able = [w for w in self.fleet.workers if w.alive and not w.frozen and w.now().get("owned")]
         return self.rng.choice(able) if able else None
 
 
+# Workers that faults start for a while.
+EXTRA = "extra-"
+
 NETWORK = {"cut", "black-hole"}
 """Kinds that need the proxy."""
+DISK = {"disk-full"}
+"""Kinds that need stores on small disks."""
 
 Act = Callable[[World, Fault], Awaitable[None]]
 KINDS: dict[str, Act] = {}
@@ -97,6 +112,7 @@ async def strike(world: World, faults: Sequence[Fault], say: Callable[[str], Non
         await asyncio.sleep(max(0.0, started + one.at - loop.time()))
         if world.stopping.is_set():
             return
+        world.revive()
         before = loop.time()
         await KINDS[one.kind.partition(":")[0]](world, one)
         one.seconds = loop.time() - before
@@ -158,7 +174,7 @@ async def failpoint(world: World, one: Fault) -> None:
 async def die_in_recovery(world: World, one: Fault) -> None:
     """SIGKILL while partitions are being taken over."""
     world.extras += 1
-    extra = world.fleet.add_place(f"extra-{world.extras}")
+    extra = world.fleet.add_place(f"{EXTRA}{world.extras}")
     point = world.rng.choice((failpoints.CLAIMING, failpoints.CLAIMED, failpoints.FOLDED))
     extra.arm("kill", point)
     extra.start()
@@ -205,7 +221,7 @@ async def freeze(world: World, one: Fault) -> None:
 async def freeze_before_claim(world: World, one: Fault) -> None:
     """A new worker freezes between its assignment and its claim, and claims when others have taken over."""
     world.extras += 1
-    extra = world.fleet.add_place(f"extra-{world.extras}")
+    extra = world.fleet.add_place(f"{EXTRA}{world.extras}")
     extra.arm("freeze", failpoints.CLAIMING)
     extra.start()
     one.did = extra.name
@@ -254,7 +270,7 @@ async def storm(world: World, one: Fault) -> None:
     """Workers come and go faster than partitions are recovered."""
     before = world.fleet.total("rebalances")
     world.extras += 1
-    extra = world.fleet.add_place(f"extra-{world.extras}")
+    extra = world.fleet.add_place(f"{EXTRA}{world.extras}")
     rounds = world.rng.randrange(2, 5)
     one.did = f"{extra.name} {rounds} times"
     for number in range(rounds):
@@ -279,9 +295,14 @@ async def stall(world: World, one: Fault) -> None:
     seconds = world.session_timeout + MARGIN
     one.did = f"{victim.name} for {seconds:.0f} s"
     world.excused.add(victim.pid)
-    pid = victim.pid
+    pid, before = victim.pid, victim.now()["t"]
     victim.arm("stall", after=seconds)
-    if await until(lambda: victim.now(pid).get("lag", 0) > seconds / 2 or not victim.alive, seconds + PATIENCE):
+
+    def stood_still() -> bool:
+        began = [fired["t"] for fired in world.fleet.fired() if fired["pid"] == pid and fired["t"] > before]
+        return bool(began) and (not victim.alive or victim.now(pid)["t"] > began[-1] + seconds)
+
+    if await until(stood_still, seconds + PATIENCE):
         one.effects.append("its loop stood still" if victim.alive else "it ended itself")
     if not victim.alive:
         victim.start()
@@ -304,6 +325,24 @@ async def clock_jump(world: World, one: Fault) -> None:
 
     if await until(jumped, 5):
         one.effects.append("its clock says so")
+
+
+@fault
+async def disk_full(world: World, one: Fault) -> None:
+    """The disk under a worker's stores is full: it must end and say so, and come back when there is room."""
+    victim = world.victim()
+    if victim is None or not world.disks.has(victim.name):
+        return
+    one.did = victim.name
+    before = victim.log.read_text(errors="replace").count("StoreFailed")
+    world.disks.fill(victim.name)
+    await until(lambda: not victim.alive, FLUSH_SECONDS)
+    if victim.log.read_text(errors="replace").count("StoreFailed") > before:
+        one.effects.append("its store failed" + (", it ended" if not victim.alive else ""))
+    world.disks.free(victim.name)
+    if not victim.alive:
+        victim.start()
+    await until(lambda: world.fleet.owned() >= world.partitions, PATIENCE)
 
 
 # --- network ---------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from typing import Any
 from rookery.ops.servers.process import launch
 from tests.chaos import checker, nemesis, topics
 from tests.chaos.broker import Broker
+from tests.chaos.disks import Disks
 from tests.chaos.evidence import (
     ANOMALIES,
     DEAD_LETTER_MISMATCH,
@@ -65,6 +66,7 @@ class Plan:
     gap: float = 5.0
     kinds: Sequence[str] = ()
     store: str = "memory"
+    standbys: int = 0
     compaction: bool = False  # the journal is compacted while the run lasts
     off: str = ""
     emphasis: Mapping[str, float] = field(default_factory=dict)  # see workload.commands
@@ -109,6 +111,7 @@ class Run:
         self._proxy: subprocess.Popen[bytes] | None = None
         self._load: subprocess.Popen[bytes] | None = None
         workers = [f"worker-{number}" for number in range(1, plan.workers + 1)]
+        self.disks = Disks(self._folder / "data", workers if nemesis.DISK & set(plan.kinds) else [])
         self._ports = self._start_proxy(workers) if nemesis.NETWORK & set(plan.kinds) else {}
         self.fleet = Fleet(self._folder, self._env, workers)
         self._history = self._folder / "history.jsonl"
@@ -123,8 +126,9 @@ class Run:
             "ROOKERY_MIN_INSYNC_REPLICAS": "2" if len(self._brokers) >= 3 else "1",
             "ROOKERY_PARTITIONS": str(plan.partitions),
             "ROOKERY_SESSION_TIMEOUT": str(plan.session_timeout),
-            "ROOKERY_STORE": plan.store,
-            "ROOKERY_DATA_DIR": str(self._folder / "data" / worker),
+            "ROOKERY_STORE": "rocksdb" if nemesis.DISK & set(plan.kinds) else plan.store,
+            "ROOKERY_DATA_DIR": str(self.disks.folder(worker)),
+            "ROOKERY_STANDBYS": str(plan.standbys),
             "CHAOS_COMPACTION": "1" if plan.compaction else "",
             "CHAOS_LINKS": json.dumps(self._ports.get(worker, {})),
             "CHAOS_OFF": plan.off,
@@ -154,6 +158,7 @@ class Run:
             return await self._run()
         finally:
             self.fleet.kill()
+            self.disks.close()
             for process in (self._load, self._proxy):
                 if process is not None:
                     process.kill()
@@ -176,7 +181,7 @@ class Run:
         await asyncio.sleep(plan.minutes * 60)
         world.stopping.set()
         await striking
-        drained = await self._drain()
+        drained = await self._drain(world)
         self._say("asking every agent")
         agents = [address(number) for number in range(plan.agents)]
         times = 1 if drained else ASK_TIMES
@@ -198,7 +203,8 @@ class Run:
             command = [sys.executable, "-m", "tests.chaos.generator", json.dumps(order)]
             self._load = launch(command, dies_with_us=signal.SIGKILL, cwd=ROOT, stdout=out, stderr=out)
         return nemesis.World(
-            self.fleet, self._brokers, self._load.pid, self._again_count, self._network, self.names.inboxes[1],
+            self.fleet, self._brokers, self.disks, self._load.pid, self._again_count, self._network,
+            self.names.inboxes[1],
             plan.session_timeout, plan.partitions, random.Random(plan.seed + 1),
         )  # fmt: skip
 
@@ -208,7 +214,7 @@ class Run:
     def _again_count(self) -> int:
         return sum(line.get("again", 0) for line in self._lines() if "again" in line)
 
-    async def _drain(self) -> str:
+    async def _drain(self, world: nemesis.World) -> str:
         """End the load and wait until all is handled; says what is wrong if it does not come to that."""
         self._say("draining")
         assert self._load is not None
@@ -220,6 +226,7 @@ class Run:
         async with topics.consumer(self._broker) as reader, topics.admin(self._broker) as client:
             left, moved_at, quiet = -1, time.monotonic(), 0
             while quiet < 3:
+                world.revive()
                 now = await topics.backlog(reader, client, self.names, self.plan.partitions)
                 quiet = quiet + 1 if now == 0 else 0
                 if now != left:
