@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rookery.ops.servers.process import launch
-from tests.chaos import checker, nemesis, topics
+from tests.chaos import checker, faults, nemesis, topics
 from tests.chaos.broker import Broker
 from tests.chaos.disks import Disks
 from tests.chaos.evidence import (
@@ -111,8 +111,8 @@ class Run:
         self._proxy: subprocess.Popen[bytes] | None = None
         self._load: subprocess.Popen[bytes] | None = None
         workers = [f"worker-{number}" for number in range(1, plan.workers + 1)]
-        self.disks = Disks(self._folder / "data", workers if nemesis.DISK & set(plan.kinds) else [])
-        self._ports = self._start_proxy(workers) if nemesis.NETWORK & set(plan.kinds) else {}
+        self.disks = Disks(self._folder / "data", workers if faults.DISK & set(plan.kinds) else [])
+        self._ports = self._start_proxy(workers) if faults.NETWORK & set(plan.kinds) else {}
         self.fleet = Fleet(self._folder, self._env, workers)
         self._history = self._folder / "history.jsonl"
         self.faults: list[nemesis.Fault] = []
@@ -126,7 +126,7 @@ class Run:
             "ROOKERY_MIN_INSYNC_REPLICAS": "2" if len(self._brokers) >= 3 else "1",
             "ROOKERY_PARTITIONS": str(plan.partitions),
             "ROOKERY_SESSION_TIMEOUT": str(plan.session_timeout),
-            "ROOKERY_STORE": "rocksdb" if nemesis.DISK & set(plan.kinds) else plan.store,
+            "ROOKERY_STORE": "rocksdb" if faults.DISK & set(plan.kinds) else plan.store,
             "ROOKERY_DATA_DIR": str(self.disks.folder(worker)),
             "ROOKERY_STANDBYS": str(plan.standbys),
             "CHAOS_COMPACTION": "1" if plan.compaction else "",
@@ -177,7 +177,7 @@ class Run:
         world = self._start_load()
         rng = random.Random(plan.seed)
         self.faults = nemesis.schedule(plan.kinds, plan.minutes * 60 - plan.gap, plan.gap, rng) if plan.kinds else []
-        striking = asyncio.create_task(nemesis.strike(world, self.faults, self._say))
+        striking = asyncio.create_task(nemesis.strike(world, self.faults, faults.KINDS, self._say))
         await asyncio.sleep(plan.minutes * 60)
         world.stopping.set()
         await striking
@@ -293,13 +293,13 @@ class Run:
 
     def _summary(self, evidence: Evidence, log: checker.Log, journals: Journals) -> str:
         kinds = Counter(one.kind for one in self.faults if one.did)
-        faults = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+        struck = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
         fleet = self.fleet
         return (
             f"seed {self.plan.seed}, {log.handled:,} messages, {len(evidence.letters):,} dead letters, "
             f"{log.repeats:,} repeats dropped, {fleet.total('rebalances')} assignments, {journals.claims} claims, "
             f"{fleet.total('refused_appends')} appends refused, {journals.holes:,} journal records compacted, "
-            f"{sum(kinds.values())} faults ({faults})"
+            f"{sum(kinds.values())} faults ({struck})"
         )
 
     def _overload(self, drained: str, anomalies: Sequence[Anomaly], world: nemesis.World) -> str:

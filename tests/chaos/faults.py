@@ -1,0 +1,344 @@
+"""The kinds of faults. Each says what it did and what effect was seen; `nemesis` lets them happen.
+
+A fault whose effect was not seen proves nothing: a run in which a kind of fault never had an effect is invalid.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+
+import psutil
+
+from tests.chaos import failpoints
+from tests.chaos.fleet import Worker, until
+from tests.chaos.nemesis import EXTRA, Act, Fault, World
+
+# Beyond the session timeout: until the group has given the partitions away; seconds.
+MARGIN = 3.0
+# An effect that is not there by then does not come; seconds.
+PATIENCE = 40.0
+# Stores write to disk once a minute at the latest.
+FLUSH_SECONDS = 90.0
+
+NETWORK = {"cut", "black-hole"}
+"""Kinds that need the proxy."""
+DISK = {"disk-full"}
+"""Kinds that need stores on small disks."""
+
+KINDS: dict[str, Act] = {}
+
+
+def fault(act: Act) -> Act:
+    """Register a kind under the name of its function."""
+    KINDS[act.__name__.replace("_", "-")] = act
+    return act
+
+
+# --- workers ---------------------------------------------------------------------------------------------------------
+
+
+async def _recovered(world: World, one: Fault, before: int) -> None:
+    """Somebody recovered partitions since, and all are owned again."""
+    await until(lambda: world.fleet.total("recoveries") > before, PATIENCE)
+    await until(lambda: world.fleet.owned() >= world.partitions, PATIENCE)
+    if (count := world.fleet.total("recoveries") - before) > 0:
+        one.effects.append(f"{count} partitions recovered")
+
+
+@fault
+async def kill(world: World, one: Fault) -> None:
+    """SIGKILL, and a new process a moment later."""
+    if (victim := world.victim()) is None:
+        return
+    before, one.did = world.fleet.total("recoveries"), f"{victim.name} ({victim.now()['owned']} partitions)"
+    victim.signal(signal.SIGKILL)
+    await until(lambda: not victim.alive, 10)
+    await asyncio.sleep(world.rng.uniform(0, 2))
+    victim.start()
+    await _recovered(world, one, before)
+
+
+@fault
+async def failover(world: World, one: Fault) -> None:
+    """SIGKILL, and no new process until others have recovered all partitions: how long that takes."""
+    if (victim := world.victim()) is None:
+        return
+    one.did = f"{victim.name} ({victim.now()['owned']} partitions)"
+    killed = time.monotonic()
+    victim.signal(signal.SIGKILL)
+    await until(lambda: not victim.alive, 10)
+    if await until(lambda: world.fleet.owned() >= world.partitions, PATIENCE):
+        lines = [worker.now() for worker in world.fleet.workers if worker.alive and worker.now().get("owned")]
+        world.failovers.append(max(line["since"] for line in lines) - killed)
+        one.effects.append(f"others had them after {world.failovers[-1]:.1f} s")
+    victim.start()
+    await until(lambda: bool(victim.now().get("owned")), PATIENCE)
+
+
+@fault
+async def failpoint(world: World, one: Fault) -> None:
+    """SIGKILL at a point of the code."""
+    points = [p for p in failpoints.POINTS if p not in (failpoints.CLAIMING, failpoints.CLAIMED, failpoints.FOLDED)]
+    if (victim := world.victim()) is None:
+        return
+    point = one.kind.partition(":")[2] or world.rng.choice(points)
+    await _die_at(world, one, victim, point, world.rng.randrange(1, 20))
+
+
+@fault
+async def die_in_recovery(world: World, one: Fault) -> None:
+    """SIGKILL while partitions are being taken over."""
+    world.extras += 1
+    extra = world.fleet.add_place(f"{EXTRA}{world.extras}")
+    point = world.rng.choice((failpoints.CLAIMING, failpoints.CLAIMED, failpoints.FOLDED))
+    extra.arm("kill", point)
+    extra.start()
+    await _die_at(world, one, extra, point, 1, armed=True)
+
+
+async def _die_at(world: World, one: Fault, victim: Worker, point: str, after: int, armed: bool = False) -> None:
+    before, pid = world.fleet.total("recoveries"), victim.pid
+    one.did = f"{victim.name} at {point} {after}"
+    if not armed:
+        victim.arm("kill", point, after)
+    if not await until(lambda: not victim.alive, PATIENCE):
+        victim.disarm()
+        victim.signal(signal.SIGKILL)
+        return
+    if any(fired["pid"] == pid for fired in world.fleet.fired()):
+        one.effects.append(f"died at {point}")
+    if not armed:
+        victim.start()
+    await _recovered(world, one, before)
+
+
+@fault
+async def freeze(world: World, one: Fault) -> None:
+    """SIGSTOP until others own its partitions, then SIGCONT: it goes on where it was."""
+    if (victim := world.victim()) is None:
+        return
+    seconds = world.session_timeout + MARGIN + world.rng.uniform(0, 3)
+    one.did = f"{victim.name} for {seconds:.0f} s"
+    world.excused.add(victim.pid)
+    before = victim.now()
+    victim.signal(signal.SIGSTOP)
+    await asyncio.sleep(seconds)
+    victim.signal(signal.SIGCONT)
+    await until(lambda: victim.now().get("lost_leases", 0) > before["lost_leases"], 15)
+    now = victim.now()
+    refused, lost = (now[name] - before[name] for name in ("refused_appends", "lost_leases"))
+    if refused or lost:
+        one.effects.append(f"{refused} appends refused, {lost} leases lost")
+    await until(lambda: world.fleet.owned() >= world.partitions, PATIENCE)
+
+
+@fault
+async def freeze_before_claim(world: World, one: Fault) -> None:
+    """A new worker freezes between its assignment and its claim, and claims when others have taken over."""
+    world.extras += 1
+    extra = world.fleet.add_place(f"{EXTRA}{world.extras}")
+    extra.arm("freeze", failpoints.CLAIMING)
+    extra.start()
+    one.did = extra.name
+    world.excused.add(extra.pid)
+    if not await until(lambda: _stopped(extra.pid), PATIENCE):
+        extra.signal(signal.SIGKILL)
+        return
+    await asyncio.sleep(world.session_timeout + MARGIN)
+    before = failures(extra)
+    extra.signal(signal.SIGCONT)
+    await until(lambda: failures(extra) > before, 15)
+    if failures(extra) > before:
+        one.effects.append("its late claim was refused")
+    await asyncio.sleep(2)
+    await world.fleet.stop(extra)
+    await until(lambda: world.fleet.owned() >= world.partitions, PATIENCE)
+
+
+def failures(worker: Worker) -> int:
+    """Recoveries that failed, by its log."""
+    log = worker.log.read_text(errors="replace")
+    return log.count("recovery of partition")
+
+
+def _stopped(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_STOPPED)
+    except psutil.Error:
+        return False
+
+
+@fault
+async def term(world: World, one: Fault) -> None:
+    """SIGTERM, and a new process."""
+    if (victim := world.victim()) is None:
+        return
+    before, one.did = world.fleet.total("recoveries"), victim.name
+    if await world.fleet.stop(victim) == 0:
+        one.effects.append("left with 0")
+    victim.start()
+    await _recovered(world, one, before)
+
+
+@fault
+async def storm(world: World, one: Fault) -> None:
+    """Workers come and go faster than partitions are recovered."""
+    before = world.fleet.total("rebalances")
+    world.extras += 1
+    extra = world.fleet.add_place(f"{EXTRA}{world.extras}")
+    rounds = world.rng.randrange(2, 5)
+    one.did = f"{extra.name} {rounds} times"
+    for number in range(rounds):
+        extra.start()
+        await until(lambda: bool(extra.now().get("owned")), 15)  # it has joined
+        await asyncio.sleep(world.rng.uniform(0, 2))
+        if number % 2:
+            extra.signal(signal.SIGKILL)
+            await until(lambda: not extra.alive, 10)
+        else:
+            await world.fleet.stop(extra)
+    if (count := world.fleet.total("rebalances") - before) > rounds:
+        one.effects.append(f"{count} assignments")
+    await until(lambda: world.fleet.owned() >= world.partitions, PATIENCE)
+
+
+@fault
+async def stall(world: World, one: Fault) -> None:
+    """The main loop of a worker is blocked past the session timeout; its heartbeats go on in their thread."""
+    if (victim := world.victim()) is None:
+        return
+    seconds = world.session_timeout + MARGIN
+    one.did = f"{victim.name} for {seconds:.0f} s"
+    world.excused.add(victim.pid)
+    pid, before = victim.pid, victim.now()["t"]
+    victim.arm("stall", after=seconds)
+
+    def stood_still() -> bool:
+        began = [fired["t"] for fired in world.fleet.fired() if fired["pid"] == pid and fired["t"] > before]
+        return bool(began) and (not victim.alive or victim.now(pid)["t"] > began[-1] + seconds)
+
+    if await until(stood_still, seconds + PATIENCE):
+        one.effects.append("its loop stood still" if victim.alive else "it ended itself")
+    if not victim.alive:
+        victim.start()
+    await until(lambda: world.fleet.owned() >= world.partitions, PATIENCE)
+
+
+@fault
+async def clock_jump(world: World, one: Fault) -> None:
+    """The wall clock of a worker jumps by an hour, forth or back."""
+    if (victim := world.victim()) is None:
+        return
+    jump = world.rng.choice((3600.0, -3600.0))
+    one.did = f"{victim.name} by {jump:+.0f} s"
+    before = victim.now()
+    victim.arm("clock", after=jump)
+
+    def jumped() -> bool:
+        now = victim.now()
+        return bool(abs(now["wall"] - before["wall"] - (now["t"] - before["t"])) > abs(jump) / 2)
+
+    if await until(jumped, 5):
+        one.effects.append("its clock says so")
+
+
+@fault
+async def disk_full(world: World, one: Fault) -> None:
+    """The disk under a worker's stores is full: it must end and say so, and come back when there is room."""
+    victim = world.victim()
+    if victim is None or not world.disks.has(victim.name):
+        return
+    one.did = victim.name
+    before = victim.log.read_text(errors="replace").count("StoreFailed")
+    world.disks.fill(victim.name)
+    await until(lambda: not victim.alive, FLUSH_SECONDS)
+    if victim.log.read_text(errors="replace").count("StoreFailed") > before:
+        one.effects.append("its store failed" + (", it ended" if not victim.alive else ""))
+    world.disks.free(victim.name)
+    if not victim.alive:
+        victim.start()
+    await until(lambda: world.fleet.owned() >= world.partitions, PATIENCE)
+
+
+# --- network ---------------------------------------------------------------------------------------------------------
+
+
+@fault
+async def cut(world: World, one: Fault) -> None:
+    """Nothing passes between a worker and the broker until others own its partitions; then all of it arrives."""
+    if (victim := world.victim()) is None:
+        return
+    seconds = world.session_timeout + MARGIN + world.rng.uniform(0, 3)
+    one.did = f"{victim.name} for {seconds:.0f} s"
+    before = victim.now()
+    world.network({victim.name: {"cut": True}})
+    await asyncio.sleep(seconds)
+    world.network({})
+    await until(lambda: victim.now().get("lost_leases", 0) > before["lost_leases"], 15)
+    now = victim.now()
+    refused, lost = (now.get(name, 0) - before[name] for name in ("refused_appends", "lost_leases"))
+    if refused or lost:
+        one.effects.append(f"{refused} appends refused, {lost} leases lost")
+    await until(lambda: world.fleet.owned() >= world.partitions, PATIENCE)
+
+
+@fault
+async def black_hole(world: World, one: Fault) -> None:
+    """The produce requests of a worker for one inbox partition are swallowed."""
+    if (victim := world.victim()) is None:
+        return
+    partition, seconds = world.rng.randrange(world.partitions), world.rng.uniform(20, 60)
+    one.did = f"normal-{partition} for {victim.name}, {seconds:.0f} s"
+    before, swallowed = victim.now(), world.fleet.count("swallowed.jsonl")
+    world.network({victim.name: {"hole": [world.inbox, partition]}})
+    await asyncio.sleep(seconds)
+    world.network({})
+    requests, retries = world.fleet.count("swallowed.jsonl") - swallowed, victim.now()["retries"] - before["retries"]
+    if requests and retries:
+        one.effects.append(f"{requests} requests swallowed, {retries} batches sent again")
+
+
+# --- brokers ---------------------------------------------------------------------------------------------------------
+
+
+@fault
+async def broker_restart(world: World, one: Fault) -> None:
+    """A broker ends, by SIGKILL or in order, and comes back."""
+    broker, kill_it = world.rng.choice(world.brokers), world.rng.random() < 0.7
+    one.did = f"{'SIGKILL' if kill_it else 'SIGTERM'} to {broker.address}"
+    await asyncio.to_thread(broker.end, kill_it)
+    if not broker.answers:
+        one.effects.append("it was gone")
+    await asyncio.sleep(world.rng.uniform(0, 3))
+    broker.start()  # in the main thread: the kernel ties its life to ours
+    await until(lambda: world.fleet.owned() >= world.partitions, PATIENCE)
+
+
+@fault
+async def broker_pause(world: World, one: Fault) -> None:
+    """A broker stands still for longer than a session."""
+    broker, seconds = world.rng.choice(world.brokers), world.session_timeout + world.rng.uniform(0, 5)
+    one.did = f"{broker.address} for {seconds:.0f} s"
+    broker.freeze()
+    try:
+        await asyncio.sleep(seconds / 2)
+        if not await asyncio.to_thread(lambda: broker.answers):
+            one.effects.append("it did not answer")
+        await asyncio.sleep(seconds / 2)
+    finally:
+        broker.thaw()
+    await until(lambda: world.fleet.owned() >= world.partitions, PATIENCE)
+
+
+# --- clients ---------------------------------------------------------------------------------------------------------
+
+
+@fault
+async def duplicates(world: World, one: Fault) -> None:
+    """A second client sends the last messages again, under their ids."""
+    before, one.did = world.again_count(), "a twin of the generator"
+    psutil.Process(world.generator_pid).send_signal(signal.SIGUSR1)
+    if await until(lambda: world.again_count() > before, PATIENCE):
+        one.effects.append(f"{world.again_count() - before} messages again")
