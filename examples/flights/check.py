@@ -22,6 +22,8 @@ async def check(app_id: str, limit: int | None) -> tuple[Verdict, float]:
     progress = Progress(app_id, min(limit or data.RECORDS, data.RECORDS))
     async with Client(app_id) as client:
         known = await client.handled() or sum((await client.backlog()).values())
+        if known:
+            print("fed before: the agents are only asked what they know")
         with View(progress) as view:
             job = Job(client, None, progress, view, limit)
             return await job.run(feed=not known), job.seconds

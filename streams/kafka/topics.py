@@ -21,6 +21,7 @@ from aiokafka.errors import (
     for_code,
 )
 from aiokafka.protocol.admin import DeleteGroupsRequest
+from aiokafka.protocol.metadata import MetadataRequest
 
 from rookery.schemas.errors import ConfigurationError, WrongTopic
 from rookery.streams.core.routing import Topics
@@ -201,7 +202,9 @@ async def admin(client_kwargs: Mapping[str, Any]) -> AsyncIterator[AIOKafkaAdmin
 async def inspect(client: AIOKafkaAdminClient, wanted: Sequence[TopicSpec]) -> dict[str, Found | None]:
     """How the topics are in the cluster, by name; None for one that does not exist."""
     names = [spec.name for spec in wanted]
-    described = {topic["topic"]: topic["partitions"] for topic in await client.describe_topics(names)}
+    # A broker may make topics that are asked for, with its defaults; `describe_topics` would have it do so.
+    metadata = await client._send_request(MetadataRequest(names, allow_auto_topic_creation=False))
+    described = {topic["topic"]: topic["partitions"] for topic in metadata.to_object()["topics"]}
     resources = [
         ConfigResource(ConfigResourceType.TOPIC, spec.name, configs=dict.fromkeys(spec.policy)) for spec in wanted
     ]
