@@ -13,6 +13,7 @@ import asyncio
 import sys
 import time
 
+from bench import report
 from bench.harness import PAIRS, RESULTS, TRIAL, Experiment, Harness, Results, Skipped, Void, say
 from bench.table import EXPERIMENTS
 from rookery.ops import servers
@@ -70,7 +71,10 @@ def main() -> int:
         if (experiment.name in options.experiments if options.experiments else options.all or experiment.quick)
     ]
     with servers.ensure(kafka=True) as found:
-        return 1 if asyncio.run(measure(found.broker, chosen, options)) else 0
+        failed = asyncio.run(measure(found.broker, chosen, options))
+    if options.pairs >= PAIRS and options.scale >= 1:
+        report.write(Results())
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

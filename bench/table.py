@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench import turns
+from bench import asks, seed, starts, turns
 from bench.harness import Experiment, Row
 
 EXPERIMENTS = (
@@ -28,6 +28,26 @@ EXPERIMENTS = (
         turns.hot_agent,
         (Row("hot_agent_vs_even", "ratio", "higher", "One hot agent against 1,000 even ones", 0.3, 0.6),),
         quick=True,
+    ),
+    Experiment(
+        "asks",
+        asks.asks,
+        (
+            Row("ask_p50_vs_raw", "ratio", "lower", "One ask at a time against a raw round trip, median", 2.0, 1.4),
+            Row("ask_p99_vs_raw", "ratio", "lower", "The same, 99th percentile"),
+            Row("asks_64_vs_raw", "ratio", "higher", "Rate of 64 asks at once against raw round trips", 0.5, 0.7),
+            Row("asks_64_p99_vs_raw", "ratio", "lower", "The same, 99th percentile"),
+        ),
+        quick=True,
+    ),
+    Experiment("start", starts.start, (Row("start_s", "s", "lower", "From starting a worker to its first turn"),)),
+    Experiment(
+        "seed_table",
+        seed.seed_table,
+        tuple(
+            Row(f"seed_{agents}_mean_ms", "ms", "lower", f"{agents} agents at {rate:,}/s, mean until committed", bar)
+            for agents, rate, bar in seed.POINTS
+        ),
     ),
     Experiment(
         "state_only",

@@ -37,6 +37,14 @@ class Nap(msgspec.Struct):
     seconds: float
 
 
+class Timed(msgspec.Struct):
+    """When it should have been sent, on the clock all processes share, and how many are sent in its stretch."""
+
+    due: float
+    of: int
+    pad: str = _PAD
+
+
 class Total(msgspec.Struct):
     """The reply."""
 
