@@ -16,6 +16,7 @@ from rookery.schemas.envelope import SEAL_BYTES, Priority, check_frame, decode, 
 from rookery.schemas.errors import AskTimeout, EnvelopeError, MessageTooLarge
 from rookery.schemas.system import ERROR_HEADER
 from rookery.streams.core.outbox import Destination
+from rookery.streams.core.placement import Placement
 from rookery.streams.core.routing import Router
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ class Caller:
         self._ask_timeout = ask_timeout
         self._message_bytes_max = message_bytes_max
         self._pending: dict[str, asyncio.Future[Reply]] = {}
+        self.placement = Placement(router.partitions, lambda: uuid.uuid4().hex)
 
     @property
     def pending_count(self) -> int:
@@ -56,8 +58,8 @@ class Caller:
         return len(self._pending)
 
     def new_agent_id(self) -> str:
-        """A fresh uuid4 in hex."""
-        return uuid.uuid4().hex
+        """A fresh uuid4 in hex, of an agent that will live on the worker whose turn it is."""
+        return self.placement.new_agent_id()
 
     @property
     def partitions(self) -> int:

@@ -33,12 +33,14 @@ from rookery.schemas.envelope import Priority
 from rookery.schemas.errors import NotOwned, WrongTopic
 from rookery.streams.calls import Caller
 from rookery.streams.core.outbox import Destination
+from rookery.streams.core.placement import Placement
 from rookery.streams.core.routing import Router, Topics
 from rookery.streams.engine.engine import Engine
 from rookery.streams.kafka import security, topics
 from rookery.streams.kafka.batches import COORDINATOR_NOT_READY
 from rookery.streams.kafka.deadletters import DeadLetterBox, Letter, Selection
 from rookery.streams.kafka.fence import KafkaFence
+from rookery.streams.kafka.fleets import FleetWatch
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +79,7 @@ class Client:
         self._admin: AIOKafkaAdminClient | None = None
         self._meter: AIOKafkaConsumer | None = None
         self._caller: Caller | None = None
+        self._fleet = FleetWatch(app_id, self._administer, lambda fleet: self.placement.know(fleet))
         self._replies: asyncio.Task[None] | None = None
         self._replies_open = asyncio.Lock()
         self._fence: KafkaFence | None = None
@@ -126,6 +129,7 @@ class Client:
             locks.unbind(self._locks)
             await self._locks.close()
             await self._fence.stop()
+        await self._fleet.close()
         if self._replies is not None:
             self._replies.cancel()
             await asyncio.gather(self._replies, return_exceptions=True)
@@ -243,8 +247,16 @@ class Client:
             self._engine.registry.get(AgentType.of(cls).name)
 
     def new_agent_id(self) -> str:
-        """A fresh uuid4 in hex."""
+        """A fresh uuid4 in hex, of an agent that will live on the worker whose turn it is by the weights of the fleet;
+        of any, as long as the fleet is not known."""
+        if self._engine is None:
+            self._fleet.touch()
         return self._call.new_agent_id()
+
+    @property
+    def placement(self) -> Placement:
+        """Where agents are spawned; a worker tells its own client about the fleet."""
+        return self._call.placement
 
     def now_ns(self) -> int:
         """Nanoseconds since the epoch."""

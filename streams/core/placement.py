@@ -49,6 +49,11 @@ class Placement:
         self._owned: dict[str, frozenset[int]] = {}
         self._robin = SmoothRoundRobin()
 
+    @property
+    def is_known(self) -> bool:
+        """Whether weights are known, so that ids are chosen."""
+        return bool(self._owned)
+
     def know(self, fleet: Fleet) -> None:
         """Place by these weights and partitions from now on; with none known, ids are as they come."""
         self._owned = {share.name: frozenset(share.owned) for share in fleet.workers if share.owned}

@@ -28,7 +28,7 @@ from rookery.schemas.envelope import Priority
 from rookery.schemas.errors import ConfigurationError
 from rookery.streams.core.routing import Topics
 from rookery.streams.engine.engine import Engine
-from rookery.streams.kafka import cli, cli_dlq, security  # noqa: F401 - the commands register themselves
+from rookery.streams.kafka import cli, cli_dlq, cli_fleet, security  # noqa: F401 - the commands register themselves
 from rookery.streams.kafka.assignor import WeightedAssignor
 from rookery.streams.kafka.balancer import Balancer
 from rookery.streams.kafka.consumer import Transport

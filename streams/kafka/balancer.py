@@ -6,7 +6,6 @@ place: its partition has no long turn in flight any more, its copy has caught up
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from typing import TYPE_CHECKING, Any, cast
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from mode import Service
 
 from rookery.ops.weights import Band, Node, Weigher
-from rookery.streams.core.fleet import Standing
+from rookery.streams.core.fleet import Fleet, Standing
 from rookery.streams.kafka.assignor import WeightedAssignor
 from rookery.streams.kafka.control import Control
 
@@ -52,6 +51,7 @@ class Balancer(Service):
         self._waiting: dict[int, float] = {}  # own partitions whose move is postponed, since when
         self._followed_up_at = float("-inf")
         self._asked = 0
+        self._known: Fleet | None = None  # the fleet by which this worker's agents are placed
         self._wish = ""  # why a rebalance is wanted, until it is asked for
         self._told: set[str] = set()  # failing sources that were logged
 
@@ -141,6 +141,9 @@ class Balancer(Service):
         copies = {} if engine is None else engine.standbys.statistics()
         warm = {p for p, copy in copies.items() if copy["lag"] is not None and copy["lag"] <= WARM_LAG}
         fleet, name = assignor.fleet, self.app.worker_name
+        if fleet is not self._known and (client := self.app.engine_service.client) is not None:
+            client.placement.know(fleet)
+            self._known = fleet
         mine = {p for p in fleet.postponed if p in assignor.owned}
         self._waiting = {p: self._waiting.get(p, now) for p in mine}
         overdue = {p for p, since in self._waiting.items() if now - since >= settings.handover_delay}
@@ -161,9 +164,3 @@ class Balancer(Service):
             place=tuple(filter(None, settings.place.split("/"))),
             asked=self._asked,
         )
-
-
-async def drain(control: Control, worker: str, on: bool) -> None:
-    """Tell a worker to give away its partitions, or to take some again. Raises KafkaError, TimeoutError."""
-    await control.write(DRAIN + worker, b"drained" if on else None)
-    await asyncio.sleep(0)

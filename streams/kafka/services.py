@@ -88,6 +88,11 @@ class EngineService(Service):
         return self._engine
 
     @property
+    def client(self) -> Client | None:
+        """The client of this worker's agents, None before it is started."""
+        return self._client
+
+    @property
     def statistics(self) -> dict[str, Any]:
         """Of the engine; empty before it is started."""
         if self._engine is None or self._client is None:
