@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import accumulate
+from itertools import accumulate, cycle
 from typing import Any, Final, Protocol
 
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, generate_latest
@@ -22,6 +22,7 @@ from prometheus_client.metrics_core import (
     SummaryMetricFamily,
 )
 
+from rookery.ops.hot import SAMPLE, Turn
 from rookery.schemas.envelope import Priority
 
 Statistics = Mapping[str, Any]
@@ -126,6 +127,8 @@ _FAILED: Final = _SUM + 1
 # An agent without label is a top talker when it took TALKER_TURNS of the last WINDOW_TURNS turns of such agents: a
 # share of 1/200. The window is exact: 80 kB of references, counted in about a millisecond per scrape.
 WINDOW_TURNS: Final = 10_000
+# Of a sample that nobody takes only so many turns are kept.
+SAMPLE_MAX: Final = 10_000
 TALKER_TURNS: Final = 50
 
 
@@ -190,6 +193,7 @@ class Metrics:
         self._agents = _Agents(agents_max)
         self._types = _Types()
         self._sources: list[Callable[[], Statistics]] = []
+        self._sample: deque[Turn] = deque(maxlen=SAMPLE_MAX)
         self._registry = CollectorRegistry()
         self._registry.register(self)
         self.observer: TurnObserver = self._make_observer()
@@ -199,9 +203,15 @@ class Metrics:
         agents, types, first, bounds = self._agents, self._types, TURN_BOUNDS[0], TURN_BOUNDS
         labelled, other, first_max, remember = agents.labelled, agents.other, agents.first_max, agents.strangers.append
 
+        rest, take = cycle(range(SAMPLE)).__next__, self._sample.append
+
         def observe(mailbox: ObservedMailbox, lane: int, seconds: float, failed: bool) -> None:
             bucket = 0 if seconds <= first else bisect_left(bounds, seconds)
             address = mailbox.address
+            if bucket:
+                take((address, seconds, 1))
+            elif not rest():
+                take((address, seconds, SAMPLE))
             slots = labelled.get(address)
             if slots is None:
                 if len(labelled) < first_max:
@@ -219,6 +229,12 @@ class Metrics:
                 slots[_FAILED] += 1
 
         return observe
+
+    def sampled(self) -> list[Turn]:
+        """The sample of turns since the last call, for `Load`."""
+        sample = list(self._sample)
+        self._sample.clear()
+        return sample
 
     def attach(self, statistics: Callable[[], Statistics]) -> None:
         """Read `statistics()` at each scrape, besides those attached before; of equal keys the last one counts."""

@@ -79,7 +79,7 @@ class Client:
         self._admin: AIOKafkaAdminClient | None = None
         self._meter: AIOKafkaConsumer | None = None
         self._caller: Caller | None = None
-        self._fleet = FleetWatch(app_id, self._administer, lambda fleet: self.placement.know(fleet))
+        self._fleet = FleetWatch(app_id, self._administer, lambda fleet: self.placement.know(fleet))  # noqa: PLW0108 - not there yet
         self._replies: asyncio.Task[None] | None = None
         self._replies_open = asyncio.Lock()
         self._fence: KafkaFence | None = None

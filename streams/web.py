@@ -12,6 +12,7 @@ import faust
 from aiohttp import web
 from faust.web import Request, Response, View
 
+from rookery.ops.hot import Load
 from rookery.ops.metrics import Metrics
 from rookery.streams.engine.engine import Engine
 
@@ -48,9 +49,13 @@ def guard(token: str) -> dict[str, Any]:
 
 
 def add_pages(
-    app: faust.App, metrics: Metrics, engine: Callable[[], Engine | None], stuck: Callable[[], str] = lambda: ""
+    app: faust.App,
+    metrics: Metrics,
+    engine: Callable[[], Engine | None],
+    stuck: Callable[[], str] = lambda: "",
+    load: Load | None = None,
 ) -> None:
-    """Add the three pages; `engine()` gives the running engine, or None before it is made; `stuck()` says that the
+    """Add the four pages; `engine()` gives the running engine, or None before it is made; `stuck()` says that the
     event loop was stuck lately.
 
     Call it before the app's web server starts; it needs the app's settings to be complete.
@@ -70,7 +75,12 @@ def add_pages(
         """200 once partitions are assigned and all of them recovered, and the loop keeps time; else 503."""
         return _answer(view, unready(engine()) or stuck())
 
-    for path, handler in (("/metrics", metrics_page), ("/livez", livez), ("/readyz", readyz)):
+    async def load_page(view: View, request: Request) -> Response:
+        """The hottest agents and partitions of this worker, their shares of it, and what a move would bring."""
+        return view.json({} if load is None else load.statistics())
+
+    pages = (("/metrics", metrics_page), ("/livez", livez), ("/readyz", readyz), ("/load", load_page))
+    for path, handler in pages:
         app.page(path, name=path[1:])(handler)
 
 

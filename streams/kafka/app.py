@@ -22,8 +22,10 @@ from faust.exceptions import SecurityWarning
 
 from rookery.agents import Agent
 from rookery.agents.types import Registry
+from rookery.ops.hot import Load
 from rookery.ops.metrics import Metrics
 from rookery.ops.settings import Settings
+from rookery.schemas.address import partition_of
 from rookery.schemas.envelope import Priority
 from rookery.schemas.errors import ConfigurationError
 from rookery.streams.core.routing import Topics
@@ -133,7 +135,11 @@ class App(faust.App):
         self.balancer = Balancer(self)
         self.metrics = Metrics(self.settings.metrics_agents_max)
         self.metrics.attach(lambda: self.engine_service.statistics)
-        add_pages(self, self.metrics, lambda: self.engine_service.running, lambda: self.engine_service.trouble)
+        partitions = self.settings.partitions
+        self.load = Load(lambda address: partition_of(address, partitions))
+        add_pages(
+            self, self.metrics, lambda: self.engine_service.running, lambda: self.engine_service.trouble, self.load
+        )
         for priority in Priority:
             self._add_processor(priority)
 

@@ -93,6 +93,7 @@ class Balancer(Service):
         while not self.should_stop:
             await self.sleep(LOOK)
             now = time.monotonic()
+            self.app.load.take(self.app.metrics.sampled(), now)
             if now - self._sampled_at >= SAMPLE:
                 self._sample(now)
             self.look(now)

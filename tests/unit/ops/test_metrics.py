@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from rookery import Agent, handler
 from rookery.ops import metrics as page
+from rookery.ops.hot import SAMPLE
 from rookery.ops.metrics import AGENT_BOUNDS, OTHER, TALKER_TURNS, TURN_BOUNDS, WINDOW_TURNS, Metrics
 from rookery.streams.engine.engine import Engine
 from rookery.testing import Kit, run
@@ -350,3 +351,12 @@ def test_the_engine_feeds_the_page(metrics: Metrics, monkeypatch: pytest.MonkeyP
     assert found["rookery_recoveries_total"][()] == sum(found["rookery_partitions"].values()) > 0
     assert found["rookery_sent_messages_total"][()] == 1
     assert set(found["rookery_backlog_messages"].values()) == {0}
+
+
+def test_short_turns_are_sampled_and_long_ones_all() -> None:
+    metrics = Metrics(0)
+    for _ in range(SAMPLE * 10):
+        metrics.observer(plane("N1"), LOW, 0.00001, False)
+    metrics.observer(plane("N2"), LOW, 30.0, False)
+    assert metrics.sampled() == [("Plane/N1", 0.00001, SAMPLE)] * 10 + [("Plane/N2", 30.0, 1)]
+    assert metrics.sampled() == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -11,6 +12,7 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from prometheus_client.parser import text_string_to_metric_families
 
+from rookery.ops.hot import Load
 from rookery.ops.metrics import Metrics
 from rookery.ops.settings import Settings
 from rookery.schemas.errors import ConfigurationError
@@ -38,7 +40,9 @@ async def get(path: str, engine: FakeEngine | None = None, token: str = "", head
     app = faust.App("pages", broker="kafka://127.0.0.1:1", **SETTINGS, **(guard(token) if token else {}))
     metrics = Metrics(10)
     metrics.observer(cast("Any", SimpleNamespace(address="Plane/N1", kind=None)), 1, 0.2, False)
-    add_pages(app, metrics, lambda: cast("Engine | None", engine))
+    load = Load(lambda address: 7)
+    load.take(metrics.sampled(), 0.0)
+    add_pages(app, metrics, lambda: cast("Engine | None", engine), load=load)
     headers = {"Authorization": header} if header else {}
     async with TestClient(TestServer(await app.web.wsgi())) as client, client.get(path, headers=headers) as response:
         return response.status, response.headers["Content-Type"], await response.text()
@@ -49,6 +53,15 @@ async def test_metrics_are_served_in_prometheus_text_format() -> None:
     status, content_type, body = await get("/metrics")
     assert (status, content_type) == (200, "text/plain; version=0.0.4; charset=utf-8")
     assert "agent_messages_received" in {family.name for family in text_string_to_metric_families(body)}
+
+
+@pytest.mark.asyncio
+async def test_the_hottest_agents_and_partitions_are_shown() -> None:
+    status, _, body = await get("/load")
+    found = json.loads(body)
+    assert status == 200
+    assert found["agents"] == [{"name": "Plane/N1", "turns_share": 1.0, "seconds_share": 1.0, "partition": 7}]
+    assert found["partitions"][0]["name"] == "7"
 
 
 @pytest.mark.asyncio
