@@ -25,10 +25,10 @@ def test_whatever_has_more_than_its_share_of_the_sketch_is_in_it(
     exact: dict[str, float] = {}
     for start in range(0, len(stream), size):
         batch: dict[str, tuple[float, float]] = {}
-        for name, weight in stream[start : start + size]:
-            before, turns = batch.get(str(name), (0.0, 0.0))
-            batch[str(name)] = before + weight, turns + 1
-            exact[str(name)] = exact.get(str(name), 0.0) + weight
+        for number, weight in stream[start : start + size]:
+            before, turns = batch.get(str(number), (0.0, 0.0))
+            batch[str(number)] = before + weight, turns + 1
+            exact[str(number)] = exact.get(str(number), 0.0) + weight
         sketch.merge(batch)
     top = {name: (weight, error) for name, weight, error, _ in sketch.top(1_000)}
     assert len(top) <= names
