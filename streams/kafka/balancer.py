@@ -71,7 +71,7 @@ class Balancer(Service):
         return {
             "weight": self.weight,
             "terms": dict(self.weigher.terms),
-            "failing": dict(self.weigher.failures),
+            "failing": len(self.weigher.failures),
             "drained": self.is_drained,
             "postponed": len(self._waiting),
             "asked": self._asked,

@@ -45,6 +45,7 @@ FULL: dict[str, Any] = {
         "waiting": 26,
         "down_seconds": 27.5,
     },
+    "balance": {"weight": 0.75, "terms": {"cpu": 0.5, "mem": 0.25, "net": 1.0}, "failing": 1, "postponed": 3},
     "ready": 7,
     "pool": {"runners": 9, "idle": 1, "waiting": 7, "max": 1000},
     "failures": {"late_replies": 12, "retries": 13, "skipped": 14, "pauses": 15},
@@ -284,6 +285,9 @@ def test_every_number_of_the_statistics_is_on_the_page(metrics: Metrics) -> None
     names = ("held_locks", "waiting_locks", "redis_down_seconds")
     assert [plain(f"rookery_{name}") for name in names] == [25, 26, 27.5]
     assert (plain("rookery_lock_wait_seconds_count"), plain("rookery_lock_wait_seconds_sum")) == (21, 2.5)
+    terms = ("free_cpu_ratio", "free_memory_ratio", "free_network_ratio")
+    assert [plain(f"rookery_{name}") for name in ("weight", *terms)] == [0.75, 0.5, 0.25, 1.0]
+    assert [plain(f"rookery_{name}") for name in ("failing_weight_sources", "postponed_moves")] == [1, 3]
     assert found["rookery_dead_letters_total"] == {
         (("reason", "handler-failed"),): 2,
         (("reason", "crc-mismatch"),): 1,
