@@ -167,7 +167,7 @@ class Agent:
         can be sent; it is read back as `returns`, else as the function's annotation says. The slot of the pool is free
         meanwhile. Raises StepFailed when all tries failed, StepMismatch, PayloadError, BatchTooLarge, OutsideTurn.
         """
-        supervision = Supervision(attempts=attempts, backoff=backoff, timeout=timeout)
+        supervision = Supervision(attempts, backoff, max(backoff, Supervision.backoff_max), timeout=timeout)
         return _step(self.__context, name, Call(function, args, supervision, returns))
 
     def ask(

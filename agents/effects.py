@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from rookery.agents.errors import OutsideTurn
+from rookery.agents.steps import is_in_step
 from rookery.schemas import payload as codecs
 from rookery.schemas.address import check
 from rookery.schemas.envelope import FRAME_BYTES_MAX, JSON, SEAL_BYTES, Envelope, Priority, check_frame, encode_body
@@ -114,6 +115,8 @@ class TurnContext:
             if self.sends is None or self.open_steps is None:
                 raise OutsideTurn(self.address, "a step or ask")
             self.steps = self.open_steps()
+        elif is_in_step():
+            raise OutsideTurn(self.address, "a step or ask inside a step, whose function does not run again,")
         return self.steps
 
     def request(
@@ -172,6 +175,8 @@ class TurnContext:
         sends = self.sends
         if sends is None:
             raise OutsideTurn(self.address, "send()")
+        if self.steps is not None and is_in_step():
+            raise OutsideTurn(self.address, "send() inside a step, whose function does not run again,")
         address = address_of(target)
         correlation_id, causation_id, trace = self._lineage or self._trace()
         if trace is not None:

@@ -71,6 +71,11 @@ class StepLog(Protocol):
         """The turn is over."""
 
 
+def is_in_step() -> bool:
+    """Whether the caller is the function of a step."""
+    return _key.get(None) is not None
+
+
 def idempotency_key() -> str:
     """Inside a step: a key for the outside world that is the same whenever this step of this message runs again.
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, ClassVar
 
+from rookery.agents.errors import StepFailed
 from rookery.schemas.errors import InvalidAgent, RookeryError
 
 
@@ -24,6 +25,10 @@ class Policy(Enum):
     SKIP = "skip"  # counted and logged, nothing else
     DEAD_LETTER = "dead_letter"
     PAUSE = "pause"  # the agent takes no messages until somebody resumes it, beginning with this one
+
+
+# The longest wait for another attempt, seconds: a year.
+DELAY_MAX = 366 * 86_400.0
 
 
 class TurnError(RookeryError):
@@ -41,6 +46,10 @@ class RetryTurn(TurnError):
     policy = Policy.RETRY
 
     def __init__(self, why: str = "", *, after: float | None = None) -> None:
+        """`after` is seconds, a year at most. Raises ValueError."""
+        seconds: Any = after  # whatever it is: this must not surprise whoever handles the error
+        if after is not None and not (isinstance(seconds, int | float) and seconds <= DELAY_MAX):
+            raise ValueError(f"RetryTurn(after={after!r}): write seconds, {DELAY_MAX:g} at most")
         self.after = after
         super().__init__(why or "the handler asked to be tried again")
 
@@ -124,14 +133,15 @@ class Supervision:
                     return self.policies[cls]
                 if cls is TurnError and isinstance(seen, TurnError):  # more precise than a policy for all exceptions
                     return seen.policy
-        if isinstance(error, RookeryError) and not error.retriable:
+        cause = error.__cause__ if isinstance(error, StepFailed) else None
+        if any(isinstance(seen, RookeryError) and not seen.retriable for seen in (error, cause)):
             return Policy.DEAD_LETTER
         return Policy.RETRY
 
     def delay(self, error: BaseException, attempts: int, chance: float) -> float:
         """Seconds until the next attempt after `attempts` failed ones; `chance` from 0 to 1 places it in the jitter."""
         after = getattr(error, "after", None)
-        if isinstance(error, RetryTurn) and after is not None:
-            return max(0.0, float(after))
+        if isinstance(error, RetryTurn) and isinstance(after, int | float):
+            return min(max(0.0, after), DELAY_MAX)
         base = min(self.backoff_max, self.backoff * 2.0 ** min(attempts - 1, 60))
-        return base * (1 + self.jitter * (2 * chance - 1))
+        return min(base * (1 + self.jitter * (2 * chance - 1)), DELAY_MAX)

@@ -30,6 +30,9 @@ from rookery.streams.core.mailbox import LANES, Item, Mailbox
 # Steps of one turn: their deletion, about 150 bytes each, has to fit the margin that a batch leaves below its topic's
 # largest (settings.RECORD_OVERHEAD_BYTES).
 STEPS_MAX = 500
+# A message of the largest size goes into a batch of its own, with this much above the batch's bound for its key and
+# headers; the same margin bears it.
+ALONE_BYTES = 32_768
 
 
 class Ledger:
@@ -81,6 +84,10 @@ class Ledger:
         return {step_key(address, place, number): None for number in failed}
 
 
+def _offset_of(item: Item) -> int:
+    return item.offset
+
+
 class Found(NamedTuple):
     """An agent of which a recovered journal holds more than its state."""
 
@@ -125,9 +132,11 @@ def _recover(address: str, named: Mapping[str, bytes], partition: int, prefixes:
     for cell, value in sorted(named.items()):
         form, place, number = read_name(cell)
         if form is Parked:
-            if not mailbox.lanes[place.lane] and decode_cell(value, Parked).begun:
+            if decode_cell(value, Parked).begun:  # before whatever it had overtaken: it may be a spawn
                 mailbox.first_lane = place.lane
-            mailbox.lanes[place.lane].append(Item.parked(place.offset))
+                mailbox.lanes[place.lane].appendleft(Item.parked(place.offset))
+            else:
+                mailbox.lanes[place.lane].append(Item.parked(place.offset))
             ledger.adopted[place.lane] = place.offset
             ledger.parked_count += 1
         elif form is Step:
@@ -236,11 +245,12 @@ class Ledgers:
                 continue
             if mailbox.unsettled > taken[mailbox]:
                 continue
+            whole = True
             for lane in range(LANES):
-                room -= self._adopt_lane(mailbox, mailbox.ledger, lane, records, done, room, overhead)
-            if room <= 0:
-                return  # the rest has to wait for the next batch
-            del self._requests[mailbox]
+                size, all_fit = self._adopt_lane(mailbox, mailbox.ledger, lane, records, done, room, overhead)
+                room, whole = room - size, whole and all_fit
+            if whole:
+                del self._requests[mailbox]  # else the rest has to wait for the next batch
 
     def _adopt_lane(
         self,
@@ -251,23 +261,26 @@ class Ledgers:
         done: Callable[[int, int], None],
         room: int,
         overhead: int,
-    ) -> int:
-        """Park the run at the head of a lane; returns its size. Only what waits leaves memory: the rest is in hand."""
-        size = 0
+    ) -> tuple[int, bool]:
+        """Park the run at the head of a lane; returns its size and if that was all. Only what waits leaves memory."""
+        size, all_fit = 0, True
         waiting = mailbox.lanes[lane]
         if mailbox.current is not None and mailbox.current_lane == lane:
             in_hand: Item | None = mailbox.current
         else:
             in_hand = waiting[0] if ledger.attempts and mailbox.first_lane == lane and waiting else None
         run = list(waiting) if in_hand is None or in_hand is not mailbox.current else [in_hand, *waiting]
-        for item in run:
+        # By offset: a spawn goes before what it found waiting, and `adopted` speaks of everything up to it.
+        for item in sorted(run, key=_offset_of):
             if item.offset <= ledger.adopted[lane]:
                 continue
-            if size >= room:
-                break
             key = parked_key(mailbox.address, Place(lane, item.offset))
             value = park(item, ledger if item is in_hand else None)
-            size += len(key) + len(value) + overhead
+            more = len(key) + len(value) + overhead
+            if size + more > room and (records or more > room + ALONE_BYTES):
+                all_fit = False
+                break
+            size += more
             records[key] = value
             done(lane, item.offset)
             ledger.adopted[lane] = item.offset
@@ -277,7 +290,7 @@ class Ledgers:
             light = [Item.parked(i.offset) if i.offset <= through and i is not in_hand else i for i in waiting]
             waiting.clear()
             waiting.extend(light)
-        return size
+        return size, all_fit
 
     def orphans(self, prefixes: Sequence[int]) -> Iterable[tuple[Mailbox, dict[bytes, bytes | None]]]:
         """Agents that wait for the message of a begun turn which the log has lost, each with what to delete."""

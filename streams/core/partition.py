@@ -96,9 +96,10 @@ class Partition:
         for mailbox, orphans in recover_ledgers(
             self.store.cells(), self.number, tuple(lane.prefix for lane in self.lanes)
         ):
-            self.mailboxes[mailbox.address] = mailbox
-            self.ledgers.mailboxes[mailbox] = None
             self.repair.update(dict.fromkeys(orphans))
+            if mailbox.ledger is not None and not mailbox.ledger.is_empty:
+                self.mailboxes[mailbox.address] = mailbox
+                self.ledgers.mailboxes[mailbox] = None
 
     # -- what comes in ------------------------------------------------------------------------------------------------
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
+from functools import partial
+
+import msgspec
 
 from rookery.agents.effects import error_body
 from rookery.agents.supervision import Policy, Supervision
-from rookery.schemas.cells import Pause, Place, encode_cell, parked_key, pause_key
+from rookery.schemas.cells import Parked, Pause, Place, decode_cell, encode_cell, parked_key, pause_key
 from rookery.streams.core.batch import Finished
 from rookery.streams.core.ledger import park
 from rookery.streams.core.mailbox import LANES, Item, Mailbox
@@ -111,8 +114,10 @@ class Failures:
 
     def release(self, mailbox: Mailbox) -> None:
         """Let an agent run again, unless it is paused."""
-        if mailbox.closed or (mailbox.ledger is not None and mailbox.ledger.paused):
+        if mailbox.closed:
             return
+        if (ledger := mailbox.ledger) is not None and (ledger.paused or (ledger.place and mailbox.first_lane is None)):
+            return  # paused, or the message of its begun turn is not here yet
         mailbox.held = False
         for lane in range(LANES):
             if mailbox.lanes[lane]:
@@ -144,5 +149,14 @@ class Failures:
         if mailbox.context is not None:
             mailbox.context.attempt = 0
         cells: dict[bytes, bytes | None] = {pause_key(mailbox.address): None}
-        partition.finish(Finished(mailbox, lane, offset, None, (), cells=cells, ends=False))
-        self.release(mailbox)
+        if (first := mailbox.first_lane) is not None and mailbox.lanes[first]:
+            place = Place(first, mailbox.lanes[first][0].offset)
+            if ledger.is_parked(place):
+                key = parked_key(mailbox.address, place)
+                parked = decode_cell(partition.cell(key) or b"", Parked)
+                if parked.attempts:
+                    cells[key] = encode_cell(msgspec.structs.replace(parked, attempts=0, not_before=0))
+        # Only then, since its next turn reads the cell.
+        acked = partial(self.release, mailbox)
+        partition.finish(Finished(mailbox, lane, offset, None, (), cells=cells, ends=False, acked=acked))
+        self._commit_soon()

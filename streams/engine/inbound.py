@@ -188,7 +188,7 @@ class Inbound:
         if kind == REPLY:
             return take_reply(partition, mailbox, lane, item)
         if mailbox.held and ledger.place == (lane, item.offset):
-            mailbox.lanes[lane].append(item)
+            mailbox.lanes[lane].appendleft(item)  # a spawn may have gone before others
             mailbox.first_lane = lane
             self._failures.release(mailbox)
             return True
@@ -196,7 +196,8 @@ class Inbound:
             self._failures.resume(partition, mailbox, lane, item.offset)
         elif ledger.parked_count >= self.limits.parked_max:
             error = Overloaded(mailbox.address, RETRY_AFTER)
-            partition.finish(self._dead_letters.finished(partition, lane, item, error))
+            # The agent's own, so that nothing behind it gets into the journal before its end does.
+            partition.finish(self._dead_letters.finished(partition, lane, item, error, mailbox))
             return True
         return False
 

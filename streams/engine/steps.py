@@ -65,6 +65,11 @@ class TurnSteps:
                 task.cancel()
 
     @property
+    def _is_over(self) -> bool:
+        # A handler that tidies up in a `finally` may outlive its partition: nobody would ever commit what it does.
+        return self._closed or self._mailbox.closed
+
+    @property
     def ask_timeout(self) -> float:
         """See StepLog."""
         return self._host.ask_timeout
@@ -80,7 +85,7 @@ class TurnSteps:
 
     def begin(self) -> tuple[int, Step | None]:
         """See StepLog."""
-        if self._closed or self._next >= STEPS_MAX:
+        if self._is_over or self._next >= STEPS_MAX:
             raise OutsideTurn(self._mailbox.address, f"step {self._next} ({STEPS_MAX} are allowed)")
         index = self._next
         self._next += 1
@@ -88,7 +93,7 @@ class TurnSteps:
 
     async def record(self, index: int, step: Step, request: Outgoing | None = None) -> None:
         """See StepLog."""
-        if self._closed:
+        if self._is_over:
             raise OutsideTurn(self._mailbox.address, f"the end of step {step.name!r}")
         committed = _Signal()
         place, mailbox = self._place, self._mailbox

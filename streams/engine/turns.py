@@ -21,7 +21,7 @@ from rookery.agents.types import Registry
 from rookery.schemas.address import parse
 from rookery.schemas.cells import Parked, Place, decode_cell, parked_key
 from rookery.schemas.envelope import Envelope, decode
-from rookery.schemas.errors import AgentStopped, BatchTooLarge, Expired, NotSpawned
+from rookery.schemas.errors import AgentStopped, BatchTooLarge, Expired, NotSpawned, StoreDamaged, StoreFailed
 from rookery.schemas.journal import RETIRED, decode_agent, encode_agent
 from rookery.schemas.system import PAUSE, PREFIX, REPLY, RESUME, SPAWN, STOP
 from rookery.streams.core.batch import Finished
@@ -112,7 +112,7 @@ class TurnRunner:
             if not mailbox.closed:
                 if self.stopping and isinstance(error, asyncio.CancelledError):
                     raise
-                failed, finished = True, self._fail(partition, mailbox, lane, item, error)
+                failed, finished = True, self._fail(partition, mailbox, lane, item, error, fresh)
         mailbox.current = None
         if mailbox.ledger is not None:
             self._close_steps(mailbox, finished)
@@ -221,6 +221,8 @@ class TurnRunner:
         item = mailbox.current
         if item is None or mailbox.closed:
             raise OutsideTurn(mailbox.address, "a step or ask")
+        if mailbox.agent is None:  # the turn that runs again may find the agent in memory, and count other steps
+            raise OutsideTurn(mailbox.address, "a step or ask in on_activate")
         return TurnSteps(self.host, partition, mailbox, mailbox.current_lane, item)
 
     def _close_steps(self, mailbox: Mailbox, finished: Finished | None) -> None:
@@ -237,7 +239,10 @@ class TurnRunner:
 
     def _load(self, partition: Partition, mailbox: Mailbox, lane: int, item: Item) -> bool:
         """Bring a parked message back from the journal; False if its next turn is not due yet: it is held then."""
-        parked, item.record = _parked(partition, mailbox, lane, item.offset)
+        try:
+            parked, item.record = _parked(partition, mailbox, lane, item.offset)
+        except (StoreDamaged, StoreFailed):
+            return False  # the partition is being dropped, and recovered
         item.envelope = self._read(partition, lane, item.record)
         if parked.attempts:
             ledger = partition.ledgers.open(mailbox)
@@ -263,9 +268,9 @@ class TurnRunner:
         return EnvelopeReader(self._router.topics.inboxes[lane], partition.number, lane)(record)
 
     def _fail(
-        self, partition: Partition, mailbox: Mailbox, lane: int, item: Item, error: BaseException
+        self, partition: Partition, mailbox: Mailbox, lane: int, item: Item, error: BaseException, fresh: bool
     ) -> Finished | None:
-        """What is left of a turn that failed; None if the message will be tried again."""
+        """What is left of a turn that failed; None if the message will be tried again. `fresh`: it made the agent."""
         if mailbox.context is not None:
             mailbox.context.take()
         if mailbox.agent is not None:
@@ -275,7 +280,7 @@ class TurnRunner:
                 # It stored what its class does not declare; each message will say so until the class is mended.
                 log.exception("the state of %s can't be read back", mailbox.address)
                 mailbox.agent = None
-        if item.envelope.type == SPAWN and not mailbox.unsettled and mailbox.key not in partition.store:
+        if item.envelope.type == SPAWN and (fresh or (mailbox.state is None and mailbox.key not in partition.store)):
             mailbox.agent = mailbox.state = None  # refused: there is no such agent
             mailbox.kind_name = ""
         return self._failures.failed(partition, mailbox, lane, item, error)
