@@ -18,7 +18,7 @@ from rookery.streams.kafka.batches import COORDINATOR_NOT_READY
 from rookery.streams.kafka.lease import transactional_id
 from rookery.streams.kafka.topicids import permitted
 
-ROLES = ("worker", "client", "operator")
+ROLES = ("worker", "client", "operator", "letters")
 # The numbers of operations in Kafka's protocol, which are also the bits of what a broker says is permitted.
 OPERATIONS = {"READ": 3, "WRITE": 4, "CREATE": 5, "DELETE": 6, "ALTER": 7, "DESCRIBE": 8, "DESCRIBE_CONFIGS": 10}
 OPERATIONS["ALTER_CONFIGS"] = 11
@@ -53,7 +53,8 @@ class Acl(NamedTuple):
 
 
 def needed(app_id: str, role: str) -> tuple[Acl, ...]:
-    """What a role of an application needs, and no more; a worker needs existing topics, an operator makes them."""
+    """What a role of an application needs, and no more; a worker needs existing topics, an operator makes them, and
+    `letters` is for `dlq`."""
     names = Topics(app_id)
     replies, leases = names.replies(""), transactional_id(app_id, 0).removesuffix("0")
     if role == "client":
@@ -62,6 +63,12 @@ def needed(app_id: str, role: str) -> tuple[Acl, ...]:
             Acl("topic", names.fence, False, ("WRITE",)),
             Acl("topic", replies, True, ("READ", "CREATE", "DELETE", "DESCRIBE_CONFIGS")),
             Acl("group", app_id, False, ("DESCRIBE",)),
+        )
+    if role == "letters":
+        return (
+            *(Acl("topic", name, False, ("READ", "WRITE")) for name in names.inboxes),
+            Acl("topic", names.deadletter, False, ("READ", "DELETE")),
+            Acl("topic", names.replayed, False, ("READ", "WRITE", "CREATE", "DESCRIBE_CONFIGS")),
         )
     owned = (*names.inboxes, names.journal, names.control)
     if role == "operator":

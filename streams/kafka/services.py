@@ -73,7 +73,7 @@ class EngineService(Service):
         self._stores: RocksStores | None = None
         self.settings = app.settings
         self._folders = contextlib.ExitStack()
-        self._watchdog = Watchdog(self.loop, app.settings.session_timeout)
+        self._watchdog = Watchdog(app.settings.session_timeout)
 
     @property
     def engine(self) -> Engine:

@@ -51,28 +51,25 @@ class Vigil:
 
 
 class Watchdog:
-    """Watches `loop` from a thread; `session_timeout` in seconds is how long the loop may be stuck."""
+    """Watches an event loop from a thread; `session_timeout` in seconds is how long the loop may be stuck."""
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, session_timeout: float, leave: Callable[[int], object] = os._exit
-    ) -> None:
+    def __init__(self, session_timeout: float, leave: Callable[[int], object] = os._exit) -> None:
         """`leave(code)` ends the process without a clean-up that could get stuck, too."""
         self.late = 0.0  # seconds by which the loop is behind, as of the last look
         self.late_max = 0.0  # the most since it was asked for
         self._stuck = self._stuck_at = 0.0
-        self._loop = loop
         self._bound = session_timeout
         self._leave = leave
         self._vigil = Vigil(LOOK)
         self._stop_looks: int | None = None  # left until a planned stop is cut off
         self._done = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="rookery-watchdog", daemon=True)
         self._beat: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Begin to watch; call it on the loop."""
-        self._show()
-        self._thread.start()
+        loop = asyncio.get_running_loop()
+        self._show(loop)
+        threading.Thread(target=self._run, args=(loop,), name="rookery-watchdog", daemon=True).start()
 
     def close(self) -> None:
         """Stop watching; call it on the loop."""
@@ -95,13 +92,13 @@ class Watchdog:
         late, self.late_max = self.late_max, 0.0
         return late
 
-    def _show(self) -> None:
+    def _show(self, loop: asyncio.AbstractEventLoop) -> None:
         self._vigil.seen()
-        self._beat = self._loop.call_later(LOOK, self._show)
+        self._beat = loop.call_later(LOOK, self._show, loop)
 
-    def _run(self) -> None:
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         while not self._done.wait(LOOK):
-            self.late = 0.0 if self._loop.is_closed() else self._vigil.look()
+            self.late = 0.0 if loop.is_closed() else self._vigil.look()
             self.late_max = max(self.late_max, self.late)
             if self.late > self._bound / 3:
                 self._stuck, self._stuck_at = self.late, time.monotonic()

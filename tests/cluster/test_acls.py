@@ -10,16 +10,19 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._acl import AclBinding, AclBindingFilter, AclOperation, AclPermissionType
 from confluent_kafka.admin._resource import ResourcePatternType, ResourceType
 
 from rookery import Client
 from rookery.ops.settings import Settings
+from rookery.schemas.deadletter import encode_dead_letter
 from rookery.schemas.errors import NotAuthorized, RookeryError
 from rookery.streams.core.routing import Topics
 from rookery.streams.kafka import acls, security, topics
@@ -164,6 +167,40 @@ def test_an_operator_makes_the_topics_and_removes_them(secure: SecureKafka, auth
         assert len(await topics.remove(app_id, kafka)) == len(topics.specs(settings))
 
     asyncio.run(work())
+
+
+def test_dead_letters_are_listed_replayed_and_purged_with_the_rights_for_that(
+    secure: SecureKafka, authorizer: Authorizer, app_id: str
+) -> None:
+    @dataclass
+    class Lost:
+        offset: int = 0
+        key: bytes = b"Counter/1"
+        value: bytes = b'{"n": 1}'
+        headers: tuple[tuple[str, bytes], ...] = (("content-type", b"application/json"), ("type", b"Add"))
+        timestamp: int = 1_700_000_000_000
+
+    names = Topics(app_id)
+    letter = encode_dead_letter(
+        Lost(), topic=names.inboxes[1], partition=0, envelope=None, reason="handler-failed", error="no", app_id=app_id
+    )
+    producer = Producer({"bootstrap.servers": secure.plain})
+    producer.produce(names.deadletter, letter, partition=0)
+    assert producer.flush(30) == 0
+    authorizer.give(json.loads(printed(app_id, "letters", "--json")))
+    variables = {**os.environ, **environ(limited(secure)), "ROOKERY_APP_ID": app_id}
+
+    def dlq(*arguments: str) -> str:
+        command = [sys.executable, "-m", "faust", "-A", "tests.cluster.small_app", "dlq", *arguments]
+        done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=180)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    assert "handler-failed" in dlq("list", "--json")
+    assert "sent 1" in (said := dlq("replay", "--all")), said
+    assert "handler-failed" not in dlq("list", "--pending", "--json")
+    dlq("purge", "--all", "--yes")
+    assert "handler-failed" not in dlq("list", "--json")
 
 
 def worker_rights() -> list[Acl]:

@@ -21,3 +21,13 @@ def test_a_worker_has_the_name_it_is_given(monkeypatch: pytest.MonkeyPatch) -> N
     assert App("shop").worker_name == "node1"
     monkeypatch.delenv("AGENT_ID")
     assert App("shop").worker_name != App("shop", agent_id="node2").worker_name == "node2"
+
+
+def test_an_application_is_made_before_there_is_an_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Modules make theirs when they are imported; newer Pythons warn of asking for a loop then, or refuse."""
+
+    def refuse() -> None:
+        raise RuntimeError("there is no event loop")
+
+    monkeypatch.setattr("mode.services.get_event_loop", refuse)
+    assert App("shop").topic_names.app_id == "shop"

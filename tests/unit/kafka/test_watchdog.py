@@ -33,7 +33,7 @@ def watched(bound: float, action: str) -> tuple[int, str]:
         ended.set()
 
     async def main() -> None:
-        dog = Watchdog(asyncio.get_running_loop(), bound, leave)
+        dog = Watchdog(bound, leave)
         dog.start()
         if action == "block":
             ended.wait(20)
