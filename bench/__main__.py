@@ -46,12 +46,16 @@ async def measure(broker: str, chosen: list[Experiment], options: argparse.Names
             say(f"  VOID: {why}")
             results.void(experiment.rows, str(why))
             failed.append(experiment.name)
+        except Exception as error:  # the others still count
+            say(f"  FAILED: {error!r}")
+            results.fail(experiment.rows, f"failed: {error!r}")
+            failed.append(experiment.name)
     say(f"done in {time.monotonic() - began:.0f} s")
     return failed
 
 
 def main() -> int:
-    """Parse, measure; the exit code is 1 if an experiment was void."""
+    """Parse, measure; the exit code is 1 if an experiment was void or failed."""
     parser = argparse.ArgumentParser(prog="python -m bench", description="measurements; see docs/benchmarks.md")
     parser.add_argument("experiments", nargs="*", metavar="experiment", help="only these")
     parser.add_argument("--all", action="store_true", help="also those that take longer")

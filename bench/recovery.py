@@ -13,14 +13,17 @@ import itertools
 import resource
 import tempfile
 import time
+import tracemalloc
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from bench.harness import Figures, Harness, Measure
 from rookery import Agent
 from rookery.agents.types import Registry
 from rookery.ops.settings import Settings
@@ -166,6 +169,57 @@ async def measure(broker: str | None, agents: int, partitions: int, runs: int) -
         print(f"largest memory of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MB")
     finally:
         await topics.remove(settings.app_id, bench.kwargs)
+
+
+async def recovery(h: Harness) -> None:
+    """100,000 agents of 200 bytes on 12 partitions: from being assigned to the last partition running."""
+    partitions = 12
+    settings = Settings.load(app_id=f"bench-{uuid.uuid4().hex[:6]}", partitions=partitions, broker=h.broker)
+    bench = Bench(settings, h.count(100_000))
+    await topics.ensure(settings, bench.kwargs)
+
+    async def once(open_store: OpenStore) -> Figures:
+        async with bench.worker("a", open_store) as engine:
+            return dict(zip(("seconds", "cpu_s"), await bench.ready(engine), strict=True))
+
+    async def promoted() -> Figures:
+        async with bench.worker("b", in_memory) as standby:
+            await caught_up(standby, partitions)
+            await once(in_memory)
+            return dict(zip(("seconds", "cpu_s"), await bench.ready(standby), strict=True))
+
+    async def traced() -> Figures:
+        gc.collect()
+        tracemalloc.start()
+        try:
+            async with bench.worker("a", in_memory) as engine:
+                await bench.ready(engine)
+                gc.collect()
+                return {"bytes": tracemalloc.get_traced_memory()[0] / bench.agents}
+        finally:
+            tracemalloc.stop()
+
+    try:
+        await bench.fill()
+        with tempfile.TemporaryDirectory() as folder:
+            disk = RocksStores(Path(folder), {}, 1e9, time.time)
+            await once(disk.open)  # the disk is filled
+            ways: dict[str, Measure] = {
+                "memory": partial(once, in_memory),
+                "rocksdb": partial(once, disk.open),
+                "standby": promoted,
+            }
+            runs = await h.interleaved(ways)
+        idle = await h.interleaved({"idle agents": traced})
+    finally:
+        await topics.remove(settings.app_id, bench.kwargs)
+    for name, row in (
+        ("memory", "recovery_100k_s"),
+        ("rocksdb", "recovery_100k_rocksdb_s"),
+        ("standby", "promote_100k_s"),
+    ):
+        h.record(row, [run["seconds"] for run in runs[name]])
+    h.record("idle_agent_bytes", [run["bytes"] for run in idle["idle agents"]])
 
 
 def main() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from bench import asks, seed, starts, turns
+from bench import asks, recovery, seed, starts, turns
 from bench.harness import Experiment, Row
+from bench.peers import beside
 
 EXPERIMENTS = (
     Experiment(
@@ -53,5 +54,24 @@ EXPERIMENTS = (
         "state_only",
         turns.state_only,
         (Row("state_only_per_s", "turns/s", "higher", "Turns that change state and send nothing"),),
+    ),
+    Experiment(
+        "recovery",
+        recovery.recovery,
+        (
+            Row("recovery_100k_s", "s", "lower", "Recovering 100,000 agents, store in memory"),
+            Row("recovery_100k_rocksdb_s", "s", "lower", "The same after a restart, store on disk"),
+            Row("promote_100k_s", "s", "lower", "The same from a standby copy"),
+            Row("idle_agent_bytes", "B", "lower", "Memory of an idle agent with 200 B of state"),
+        ),
+    ),
+    Experiment(
+        "peers",
+        beside.peers,
+        (
+            Row("durable_turn_vs_kstreams_eos", "ratio", "higher", "Against Kafka Streams, exactly once", 1.0, 1.5),
+            Row("durable_turn_vs_tuned_faust", "ratio", "higher", "Against Faust, tuned", 10, 20),
+            *(Row(f"{name}_per_s", "records/s", "higher", title) for name, title in beside.TITLES.items()),
+        ),
     ),
 )
