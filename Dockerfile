@@ -32,9 +32,9 @@ USER rookery
 VOLUME /data
 EXPOSE 6066
 # Ready: partitions are assigned and recovered. Without site packages and our imports a probe costs little.
-HEALTHCHECK --interval=5s --timeout=5s --start-period=60s --retries=3 CMD ["python", "-ISc", "\
+HEALTHCHECK --interval=5s --timeout=10s --start-period=60s --retries=3 CMD ["python", "-ISc", "\
 import http.client, os, sys; \
-page = http.client.HTTPConnection('127.0.0.1', int(os.environ['ROOKERY_WEB_PORT']), timeout=4); \
+page = http.client.HTTPConnection('127.0.0.1', int(os.environ['ROOKERY_WEB_PORT']), timeout=8); \
 page.request('GET', '/readyz'); \
 sys.exit(page.getresponse().status != 200)"]
 # Python is process 1 and gets SIGTERM itself: it drains. Give it drain_timeout (30 s) and 25 s more.

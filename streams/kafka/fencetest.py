@@ -6,9 +6,14 @@ are tombstones, which nobody reads and compaction removes.
 """
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import InvalidProducerEpoch, ProducerFenced, TransactionalIdAuthorizationFailed
+from aiokafka.errors import (
+    GroupCoordinatorNotAvailableError,
+    InvalidProducerEpoch,
+    ProducerFenced,
+    TransactionalIdAuthorizationFailed,
+)
 
-from rookery.schemas.errors import NotFenced
+from rookery.schemas.errors import ConfigurationError, NotFenced
 from rookery.streams.kafka.batches import SequencedBatch, deliver, fetch_identity
 from rookery.streams.kafka.security import refused
 
@@ -24,8 +29,8 @@ def reserved_id(app_id: str) -> str:
 async def check_fence(producer: AIOKafkaProducer, app_id: str, topic: str, broker: str, timeout: float) -> None:
     """Raise NotFenced unless the broker refuses the older of two leases; each step is bounded by `timeout` seconds.
 
-    Raises NotAuthorized when the broker does not let us use transactional ids, or another KafkaError. Another
-    worker may do the same at the same time: being fenced by it is as good a proof.
+    Raises NotAuthorized when the broker does not let us use transactional ids, ConfigurationError when it can't keep
+    them, or another KafkaError. Another worker may do the same at the same time: being fenced by it is as good a proof.
     """
     await producer.client.add_topic(topic)
     reserved = reserved_id(app_id)
@@ -37,6 +42,11 @@ async def check_fence(producer: AIOKafkaProducer, app_id: str, topic: str, broke
             await deliver(producer, topic, 0, batch, timeout)
     except FENCED:
         return
+    except GroupCoordinatorNotAvailableError:
+        raise ConfigurationError(
+            f"the brokers at {broker} have no coordinator for transactional ids after {timeout:g} s: if they are up, "
+            "set their transaction.state.log.replication.factor (by default 3) to no more than there are brokers"
+        ) from None
     except TransactionalIdAuthorizationFailed as error:
         raise refused(error, f"{reserved} (WRITE)") from error
     raise NotFenced(broker)

@@ -27,7 +27,12 @@ def address(request: pytest.FixtureRequest, image: str, network: Network, owner:
             found, bus = request.getfixturevalue("bus").address, "bus:9092"
         else:
             vendor = KafkaContainer(CP_KAFKA, network=network, network_aliases=["cp"], **tagged(owner)).with_kraft()
-            vendor.with_env("KAFKA_HEAP_OPTS", "-Xms256m -Xmx512m")
+            vendor.with_envs(
+                KAFKA_HEAP_OPTS="-Xms256m -Xmx512m",
+                # Leases are transactional ids, whose topic has three copies unless a small cluster is told otherwise.
+                KAFKA_TRANSACTION_STATE_LOG_REPLICATION_FACTOR="1",
+                KAFKA_TRANSACTION_STATE_LOG_MIN_ISR="1",
+            )
             stack.callback(vendor.stop)
             vendor.start(timeout=int(WAIT))
             found, bus = vendor.get_bootstrap_server(), "cp:9092"

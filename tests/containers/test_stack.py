@@ -1,5 +1,7 @@
 """The stack of compose.yaml: it ends with the flights verified, drains, and knows everything when it comes back."""
 
+import subprocess
+
 import docker
 import pytest
 from testcontainers.compose import ComposeContainer, DockerCompose
@@ -13,6 +15,8 @@ AGENTS = ("agent-1", "agent-2")
 @pytest.fixture
 def stack(engine: docker.DockerClient, monkeypatch: pytest.MonkeyPatch) -> DockerCompose:
     """The stack, with a few of the flights."""
+    if subprocess.run(["docker", "compose", "version"], capture_output=True, timeout=WAIT).returncode:
+        pytest.skip("there is no docker compose")
     for name, value in {
         "COMPOSE_PROJECT_NAME": PROJECT,
         "FLIGHTS_LIMIT": "20000",
