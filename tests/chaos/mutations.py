@@ -95,8 +95,9 @@ def _ids() -> None:
 def _lease() -> None:
     """Every worker writes the journal under a producer id of its own: the broker refuses nobody."""
     from rookery.streams.kafka import lease
+    from rookery.streams.kafka.batches import fetch_identity
 
-    lease.transactional_id = lambda app_id, partition: None  # type: ignore[assignment,return-value]
+    lease.fetch_identity = lambda producer, _, timeout: fetch_identity(producer, None, timeout)  # type: ignore[attr-defined]
 
 
 def _lease_and_contiguity() -> None:

@@ -169,8 +169,11 @@ class Run:
         self._say(f"seed {plan.seed}: {plan.workers} workers, {plan.agents} agents, logs in {self._folder}")
         for worker in self.fleet.workers:
             worker.start()
-        if not await until(lambda: self.fleet.owned() == plan.partitions, START_SECONDS):
-            return Verdict("OVERLOAD", [], f"the fleet did not start within {START_SECONDS:.0f} s")
+        workers = self.fleet.workers
+        await until(lambda: self.fleet.owned() == plan.partitions or not all(w.alive for w in workers), START_SECONDS)
+        if self.fleet.owned() != plan.partitions:
+            word = "OVERLOAD" if all(worker.alive for worker in workers) else "INVALID"
+            return Verdict(word, [], f"the fleet did not start within {START_SECONDS:.0f} s")
         await topics.make_replies(self._broker, self.names, [GENERATOR, CHECKER], min(3, len(self._brokers)))
         if plan.compaction:
             await topics.compact_soon(self._broker, self.names.journal)
