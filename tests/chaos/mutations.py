@@ -97,7 +97,7 @@ def _lease() -> None:
     from rookery.streams.kafka import lease
     from rookery.streams.kafka.batches import fetch_identity
 
-    lease.fetch_identity = lambda producer, _, timeout: fetch_identity(producer, None, timeout)  # type: ignore[attr-defined]
+    lease.fetch_identity = lambda producer, _, timeout: fetch_identity(producer, None, timeout)  # type: ignore[assignment,attr-defined]
 
 
 def _lease_and_contiguity() -> None:
