@@ -208,7 +208,10 @@ class Agent:
         return None
 
     def on_activate(self) -> Awaitable[None] | None:
-        """Called when the agent comes to memory, in the turn of the message that brought it, before its handler."""
+        """Called when the agent comes to memory, in the turn of the message that brought it, before its handler.
+
+        It takes no steps. If that turn fails, what the hook did is dropped, too, and the next turn calls it again.
+        """
         return None
 
     def on_passivate(self) -> Awaitable[None] | None:

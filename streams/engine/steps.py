@@ -148,19 +148,20 @@ class TurnSteps:
         if self._waiting == 1:
             pool.give_back()
         try:
-            yield
-        except BaseException:
+            try:
+                yield
+            except BaseException:
+                self._waiting -= 1
+                self._tell_pool()
+                if not self._waiting:
+                    pool.forget()
+                raise
             self._waiting -= 1
             self._tell_pool()
             if not self._waiting:
-                pool.forget()
-            raise
+                await pool.take_back()
         finally:
-            self._branches.discard(task)
-        self._waiting -= 1
-        self._tell_pool()
-        if not self._waiting:
-            await pool.take_back()
+            self._branches.discard(task)  # only now: the turn may end before its branch has a slot again
 
     def _tell_pool(self) -> None:
         """Whether this turn waits for other agents only: it can't end by itself, and a stop need not wait for it."""

@@ -85,13 +85,14 @@ class TurnRunner:
         if item.is_parked and not self._load(partition, mailbox, lane, item):
             return started
         mailbox.current, mailbox.current_lane = item, lane
-        finished, failed, fresh = None, False, False
+        finished, failed, fresh, woken = None, False, False, False
         try:
             # One coroutine for all of a turn, since each more costs as much as a small handler.
             envelope, now_ns = item.envelope, self._now_ns()
             if deadline := envelope.deadline:
                 _in_time(mailbox, deadline, now_ns)
             if mailbox.agent is None:
+                woken = True
                 fresh = await self._activate(partition, mailbox, envelope, now_ns)
             else:
                 mailbox.context.begin(envelope, now_ns)
@@ -112,7 +113,10 @@ class TurnRunner:
             if not mailbox.closed:
                 if self.stopping and isinstance(error, asyncio.CancelledError):
                     raise
-                failed, finished = True, self._fail(partition, mailbox, lane, item, error, fresh)
+                failed = True
+                if woken and mailbox.kind is not None and mailbox.kind.has_activate:
+                    mailbox.agent = None  # what the hook changed and sent went with this turn: it runs again
+                finished = self._fail(partition, mailbox, lane, item, error, fresh)
         mailbox.current = None
         if mailbox.ledger is not None:
             self._close_steps(mailbox, finished)

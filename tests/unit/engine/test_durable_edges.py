@@ -418,3 +418,62 @@ async def test_a_refusal_keeps_its_place_among_what_the_journal_takes_over() -> 
         assert [letter.reason for letter in cluster.dead_letters()] == ["overloaded"] * 2
         assert cluster.engine(1).committed(0, 1) == 9
         assert cells(cluster) == []
+
+
+class Waker(Agent):
+    supervision = Supervision(attempts=3, backoff=0.1)
+    woken: int = 0
+    n: int = 0
+
+    async def on_activate(self) -> None:
+        self.woken += 1
+        self.send("Sleeper/log", {"type": "note", "text": "awake"})
+
+    @handler("go")
+    async def go(self, msg: dict[str, Any]) -> None:
+        if self.attempt == 0:
+            raise OSError("x")
+        self.n += 1
+
+
+@virtual
+async def test_a_hook_goes_with_the_turn_that_failed_and_runs_again_with_the_next() -> None:
+    async with Kit(Waker, Sleeper):
+        waker = AgentManager().get_agent("Waker/a")
+        for _ in range(2):
+            await waker.tell({"type": "go"})
+        assert (waker.n, waker.woken) == (2, 1)
+        assert AgentManager().get_agent("Sleeper/log").texts == ["awake"]
+
+
+class Torn(Agent):
+    supervision = Supervision(attempts=3, backoff=20.0)
+    n: int = 0
+
+    @handler("busy")
+    async def busy(self, msg: dict[str, Any]) -> None:
+        await asyncio.sleep(10)
+
+    @handler("go")
+    async def go(self, msg: dict[str, Any]) -> None:
+        await asyncio.gather(self.count(), self.boom())
+
+    async def count(self) -> None:
+        await self.step("slow", asyncio.sleep, 1)
+        CALLS["went on"] += 1
+        self.n += 1
+
+    async def boom(self) -> None:
+        await asyncio.sleep(3)
+        if self.attempt == 0:
+            raise OSError("x")
+
+
+@virtual
+async def test_a_branch_that_waits_for_a_slot_ends_with_its_turn() -> None:
+    async with Kit(Torn, concurrency_max=1) as kit:
+        torn, busy = AgentManager().get_agent("Torn/a"), AgentManager().get_agent("Torn/busy")
+        await asyncio.gather(torn.tell({"type": "go"}), busy.tell({"type": "busy"}))
+        await kit.settle()
+        assert (torn.n, CALLS["went on"]) == (1, 1)
+        assert kit.statistics()[0]["pool"]["waiting"] == 0
