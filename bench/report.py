@@ -107,6 +107,8 @@ def _draw_ratios(rows: list[Row], found: dict[str, dict[str, Any]]) -> None:
     axes.set_yticks(range(len(rows)), [row.name for row in reversed(rows)])
     axes.axvline(1, color="black", linewidth=1)
     axes.set_xscale("log")
+    for axis_format in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        axis_format("{x:g}")
     axes.set_xlabel("median against its bar (line at 1; right is better; dotted: aim; strokes: single runs)")
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
