@@ -79,6 +79,10 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         """Virtual seconds since the loop was made."""
         return self._jumping.clock
 
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+        """Wait for the threads: their bound (Python 3.12 and newer) would be over at once on this clock."""
+        await super().shutdown_default_executor()
+
 
 def run(main: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine on virtual time and return its result; leftover tasks are cancelled."""
