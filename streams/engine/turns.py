@@ -287,7 +287,12 @@ class TurnRunner:
         if item.envelope.type == SPAWN and (fresh or (mailbox.state is None and mailbox.key not in partition.store)):
             mailbox.agent = mailbox.state = None  # refused: there is no such agent
             mailbox.kind_name = ""
-        return self._failures.failed(partition, mailbox, lane, item, error)
+        try:
+            return self._failures.failed(partition, mailbox, lane, item, error)
+        except Exception as worse:
+            # An error class of the user's that fails itself, in a property or by a reason that is no text.
+            log.exception("what failed a turn of %s can't be told: %s", mailbox.address, type(error).__qualname__)
+            return self._failures.failed(partition, mailbox, lane, item, worse)
 
     async def passivate(self, partition: Partition, mailbox: Mailbox) -> None:
         """Free the memory of an idle agent; its state is in the store. What arrives meanwhile activates it again."""

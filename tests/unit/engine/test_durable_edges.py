@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from rookery import AgentManager, PauseAgent, Policy, RetryTurn, Supervision
+from rookery import AgentError, AgentManager, PauseAgent, Policy, RejectMessage, RetryTurn, Supervision
 from rookery.agents import Agent, handler
 from rookery.agents.errors import OutsideTurn
 from rookery.schemas.cells import Place, Step, StepState, encode_cell, step_key
@@ -477,3 +477,33 @@ async def test_a_branch_that_waits_for_a_slot_ends_with_its_turn() -> None:
         await kit.settle()
         assert (torn.n, CALLS["went on"]) == (1, 1)
         assert kit.statistics()[0]["pool"]["waiting"] == 0
+
+
+class NoReason(RejectMessage):
+    reason = None  # type: ignore[assignment]
+
+
+class NoTime(Exception):
+    @property
+    def after(self) -> float:
+        raise ZeroDivisionError
+
+
+class Faulty(Agent):
+    supervision = Supervision(attempts=2, backoff=0.1)
+
+    @handler("go")
+    async def go(self, msg: dict[str, Any]) -> None:
+        raise NoReason if msg["error"] == "reason" else NoTime
+
+
+@pytest.mark.parametrize("error", ["reason", "after"])
+def test_an_error_that_fails_itself_ends_no_worker(error: str) -> None:
+    @virtual
+    async def scenario() -> None:
+        async with Kit(Faulty) as kit, asyncio.timeout(100):
+            with pytest.raises(AgentError):
+                await AgentManager().get_agent("Faulty/a").ask({"type": "go", "error": error})
+            assert len(kit.dead_letters()) == 1
+
+    scenario()
