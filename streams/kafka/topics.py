@@ -258,12 +258,21 @@ async def create(client: AIOKafkaAdminClient, wanted: Iterable[TopicSpec]) -> li
             raise for_code(code)(f"creating topic {name}: {message}")
         if code == NO_ERROR:
             made.append(name)
+    await visible(client, todo)
+    return made
+
+
+async def visible(client: AIOKafkaAdminClient, wanted: Sequence[TopicSpec]) -> dict[str, Found | None]:
+    """Wait until the topics are there, and return how they are; raises TimeoutError.
+
+    Any broker may be asked, and one may know less than the one that was asked before.
+    """
     deadline = time.monotonic() + CREATION_TIMEOUT
-    while not all((await inspect(client, todo)).values()):
+    while not all((found := await inspect(client, wanted)).values()):
         if time.monotonic() > deadline:
             raise TimeoutError(f"new topics are not visible after {CREATION_TIMEOUT:g} s; check the brokers' health")
         await asyncio.sleep(0.05)
-    return made
+    return found
 
 
 async def ensure(settings: TopicSettings, client_kwargs: Mapping[str, Any], *, make: bool = True) -> list[str]:
@@ -277,7 +286,7 @@ async def ensure(settings: TopicSettings, client_kwargs: Mapping[str, Any], *, m
         made = []
         if make:
             made = await create(client, [spec for spec in wanted if found[spec.name] is None])
-            found = await inspect(client, wanted)
+            found = await visible(client, wanted)
     wrong = [problem for spec in wanted for problem in problems(spec, found[spec.name], settings.broker)]
     if len(wrong) == 1:
         raise wrong[0]
