@@ -27,9 +27,16 @@ from rookery.schemas.cells import (
 from rookery.schemas.journal import KeyKind, split_key
 from rookery.streams.core.mailbox import LANES, Item, Mailbox
 
-# Steps of one turn: their deletion, about 150 bytes each, has to fit the margin that a batch leaves below its topic's
-# largest (settings.RECORD_OVERHEAD_BYTES).
-STEPS_MAX = 500
+# Steps of one turn. Their deletion goes into the batch that ends it, beyond its bound: the keys have to fit the margin
+# that a batch leaves below the largest of its topic (settings.RECORD_OVERHEAD_BYTES), so long addresses have fewer.
+STEPS_MAX, STEP_KEYS_BYTES_MAX, STEP_KEY_BYTES = 500, 75_000, 100
+
+
+def steps_max(address_bytes: int) -> int:
+    """How many steps a turn of an agent may have whose address takes so many bytes."""
+    return min(STEPS_MAX, STEP_KEYS_BYTES_MAX // (address_bytes + STEP_KEY_BYTES))
+
+
 # A message of the largest size goes into a batch of its own, with this much above the batch's bound for its key and
 # headers; the same margin bears it.
 ALONE_BYTES = 32_768

@@ -19,7 +19,7 @@ from rookery.schemas.cells import Place, Step, StepState, encode_cell, step_key
 from rookery.schemas.errors import BatchTooLarge
 from rookery.schemas.system import ERROR_HEADER
 from rookery.streams.core.batch import Finished
-from rookery.streams.core.ledger import STEPS_MAX
+from rookery.streams.core.ledger import steps_max
 from rookery.streams.core.mailbox import Item, Mailbox
 from rookery.streams.core.partition import Partition
 from rookery.streams.core.routing import Router
@@ -85,8 +85,9 @@ class TurnSteps:
 
     def begin(self) -> tuple[int, Step | None]:
         """See StepLog."""
-        if self._is_over or self._next >= STEPS_MAX:
-            raise OutsideTurn(self._mailbox.address, f"step {self._next} ({STEPS_MAX} are allowed)")
+        most = steps_max(len(self._mailbox.key))
+        if self._is_over or self._next >= most:
+            raise OutsideTurn(self._mailbox.address, f"step {self._next} ({most} are allowed)")
         index = self._next
         self._next += 1
         return index, self._ledger.steps.get(index)

@@ -13,6 +13,7 @@ import pytest
 from rookery import AgentError, AgentManager, PauseAgent, Policy, RejectMessage, RetryTurn, Supervision
 from rookery.agents import Agent, handler
 from rookery.agents.errors import OutsideTurn
+from rookery.ops.settings import RECORD_OVERHEAD_BYTES
 from rookery.schemas.cells import Place, Step, StepState, encode_cell, step_key
 from rookery.schemas.envelope import Priority
 from rookery.streams.core.ledger import Ledgers
@@ -507,3 +508,29 @@ def test_an_error_that_fails_itself_ends_no_worker(error: str) -> None:
             assert len(kit.dead_letters()) == 1
 
     scenario()
+
+
+class Many(Agent):
+    text: str = ""
+
+    @handler("go")
+    async def go(self, msg: dict[str, Any]) -> None:
+        for i in range(msg["steps"]):
+            await self.step(f"s{i}", call, "s")
+        self.text = "x" * 5_000
+
+
+@virtual
+async def test_the_deletion_of_many_steps_stays_in_the_margin_of_a_batch() -> None:
+    async with Cluster(Many, partitions=1, workers=1, batch_bytes_max=10_000, message_bytes_max=5_000) as cluster:
+        sizes = batch_sizes(cluster)
+        long = "Many/" + "k" * 200
+        cluster.post(long, {"type": "go", "steps": 200})
+        await cluster.settle()
+        assert [letter.error for letter in cluster.dead_letters()] == []
+        assert len(cluster.state(long).text) == 5_000
+        assert max(sizes) <= 10_000 + RECORD_OVERHEAD_BYTES
+        cluster.post(long, {"type": "go", "steps": 300})
+        await cluster.settle()
+        assert {letter.reason for letter in cluster.dead_letters()} == {"outside-turn"}
+        assert cells(cluster) == []
