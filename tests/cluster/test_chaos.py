@@ -1,28 +1,39 @@
 """A minute of everything, and whether the checker would have noticed: real workers under faults on their own Kafka."""
 
-import time
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from tests.chaos.__main__ import USUAL, run
-from tests.chaos.killtable import table
-from tests.chaos.mutations import MUTATIONS, QUICK
-from tests.chaos.run import Plan
+from tests.chaos.mutations import QUICK
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 
-SLOW = [mutation.name for mutation in MUTATIONS if mutation.name not in QUICK]
+ROOT = Path(__file__).parents[2]
+
+
+def last_line(*command: str, seconds: float) -> str:
+    """Run a module as users do, in a process of its own; its output is shown when the test fails."""
+    done = subprocess.run(
+        [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, timeout=seconds, check=False
+    )
+    print(done.stdout, done.stderr, sep="\n")
+    return done.stdout.strip().rpartition("\n")[2]
 
 
 def test_a_fleet_under_faults_loses_and_doubles_nothing() -> None:
-    verdict = run(Plan(seed=7, minutes=1.0, kinds=USUAL))
-    if verdict.word == "OVERLOAD":
-        pytest.skip(verdict.line)  # says nothing about the fleet
-    assert verdict.word == "OK", verdict.line
+    line = ""
+    for seed in ("7", "8"):
+        line = last_line("tests.chaos", "--minutes", "1", "--seed", seed, seconds=480)
+        if not line.startswith(("OVERLOAD", "INVALID")):
+            break
+    else:
+        pytest.skip(line)  # says nothing about the fleet: the machine was too slow, or faults met nothing, both times
+    assert line.startswith("OK"), line
 
 
 def test_a_mechanism_that_is_off_is_found() -> None:
-    """Those that show without faults, and each day another one of the rest; `make kill-table` tries all."""
-    todays = SLOW[int(time.time() // 86_400) % len(SLOW)]
-    survivors = [str(line) for line in table([*QUICK, todays], print) if not line.killed]
-    assert not survivors
+    """Those that show without faults; `make kill-table` tries all."""
+    line = last_line("tests.chaos.killtable", *QUICK, seconds=480)
+    assert line == f"OK {len(QUICK)} of {len(QUICK)} mutations were found", line
