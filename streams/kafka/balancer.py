@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 from mode import Service
@@ -84,7 +85,11 @@ class Balancer(Service):
         self._sample(time.monotonic())
         self.look(time.monotonic())
 
-    @property
+    async def on_stop(self) -> None:
+        """Stop listening before Faust cancels who listens."""
+        await self._control.close()
+
+    @cached_property
     def _control(self) -> Control:
         return Control(self.app.topic_names.control, self.app.client_kwargs)
 

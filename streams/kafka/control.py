@@ -5,6 +5,9 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import ConsumerStoppedError
+
+from rookery.streams.kafka.reader import STOP_TIMEOUT, stop_consumer
 
 # A read or write that takes longer has failed; seconds.
 TIMEOUT = 20.0
@@ -18,6 +21,11 @@ class Control:
     def __init__(self, topic: str, client_kwargs: Mapping[str, Any]) -> None:
         self._topic = topic
         self._client_kwargs = client_kwargs
+        self._followers: set[AIOKafkaConsumer] = set()
+
+    async def close(self) -> None:
+        """End whoever follows. A task that is cancelled instead may be gone before its consumer has said goodbye."""
+        await asyncio.gather(*(stop_consumer(consumer, STOP_TIMEOUT) for consumer in list(self._followers)))
 
     async def history(self, name: str) -> list[bytes]:
         """The values of a name that compaction has left, the oldest first.
@@ -52,14 +60,22 @@ class Control:
         return found
 
     async def follow(self) -> AsyncIterator[tuple[str, bytes | None]]:
-        """All records, then each that is written, for ever; None deletes a name. Raises KafkaError."""
+        """All records, then each that is written, until `close`; None deletes a name. Raises KafkaError."""
         tp = TopicPartition(self._topic, 0)
-        async with AIOKafkaConsumer(**self._client_kwargs, group_id=None) as consumer:
+        consumer = AIOKafkaConsumer(**self._client_kwargs, group_id=None)
+        self._followers.add(consumer)
+        try:
+            await consumer.start()
             consumer.assign([tp])
             await consumer.seek_to_beginning(tp)
             while True:
                 for record in (await consumer.getmany(tp, timeout_ms=FOLLOW_MS)).get(tp, ()):
                     yield record.key.decode(), record.value
+        except ConsumerStoppedError:
+            return
+        finally:
+            self._followers.discard(consumer)
+            await stop_consumer(consumer, STOP_TIMEOUT)
 
     async def write(self, name: str, value: bytes | None) -> None:
         """Set a name's value; None deletes it. Raises KafkaError, or TimeoutError after TIMEOUT seconds."""
