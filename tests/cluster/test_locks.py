@@ -244,7 +244,7 @@ async def test_cancelling_at_every_await_leaves_nothing_behind(client: Any, *, c
         await nothing_left(client)
     else:
         pytest.fail("it waits for ever")
-    assert number > 5
+    assert number > 3  # or nothing was cancelled
 
 
 async def _run(work: Any) -> Any:
