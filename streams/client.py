@@ -77,6 +77,7 @@ class Client:
         self._kafka = {**security.client_kwargs(self.settings), "client_id": f"{app_id}-client-{self.name}"}
         self._producer: AIOKafkaProducer | None = None
         self._admin: AIOKafkaAdminClient | None = None
+        self._admin_opening = asyncio.Lock()
         self._meter: AIOKafkaConsumer | None = None
         self._caller: Caller | None = None
         self._fleet = FleetWatch(app_id, self._administer, lambda fleet: self.placement.know(fleet))  # noqa: PLW0108 - not there yet
@@ -290,10 +291,15 @@ class Client:
         await self._started.send_and_wait(destination[0], value, key=key, partition=destination[1])
 
     async def _administer(self) -> AIOKafkaAdminClient:
-        if self._admin is None:
-            admin = AIOKafkaAdminClient(**self._kafka)
-            await admin.start()
-            self._admin = admin
+        async with self._admin_opening:  # one that two open at once is closed by nobody
+            if self._admin is None:
+                admin = AIOKafkaAdminClient(**self._kafka)
+                try:
+                    await admin.start()
+                except BaseException:
+                    await admin.close()
+                    raise
+                self._admin = admin
         return self._admin
 
     async def _open_replies(self) -> None:
