@@ -1,7 +1,8 @@
-"""An admin client of the real Kafka, and an application of its own for each test that asks."""
+"""What tests ask for: an admin client of the real Kafka, an application of their own, a Redis of their own."""
 
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -11,6 +12,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from rookery.streams.core.routing import Topics
 from rookery.streams.kafka import topics as admin_topics
 from tests.cluster.crew import Sender
+from tests.cluster.redis_kit import RedisServer, locks_of, servers
 from tests.cluster.secure_kafka import SecureKafka, secure_kafka
 
 PARTITIONS = 2
@@ -54,3 +56,19 @@ def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureKafka]:
     """A Kafka of its own with TLS, passwords and an authorizer."""
     with secure_kafka(tmp_path_factory.mktemp("secure")) as started:
         yield started
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A Redis of the module's own: its tests empty it."""
+    own = servers(tmp_path_factory.mktemp("redis"))
+    yield next(own)()
+    own.close()
+
+
+@pytest_asyncio.fixture
+async def client(server: RedisServer) -> AsyncIterator[Any]:
+    """A client of the module's Redis, which is empty."""
+    async with locks_of(server.url) as (client, _, _):
+        await client.flushall()
+        yield client

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
 import redis.asyncio
 
 from rookery import ConfigurationError, Lock, LockLost, LockTimeout, NotBound, acquire_lock, release_lock, renew_lock
@@ -24,21 +23,6 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def start_redis(tmp_path: Path) -> Iterator[Callable[..., RedisServer]]:
     yield from servers(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """Our own: these tests empty it."""
-    own = servers(tmp_path_factory.mktemp("redis"))
-    yield next(own)()
-    own.close()
-
-
-@pytest_asyncio.fixture
-async def client(server: RedisServer) -> AsyncIterator[Any]:
-    async with locks_of(server.url) as (client, _, _):
-        await client.flushall()
-        yield client
 
 
 async def nothing_left(client: Any) -> None:

@@ -9,33 +9,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 from rookery import Lock, LockLost, StaleFence, acquire_lock, check_fence, release_lock, renew_lock
 from rookery.ops.locks import lease, scripts
-from tests.cluster.redis_kit import RedisServer, locks_of, servers
+from tests.cluster.redis_kit import locks_of
 
 pytestmark = pytest.mark.slow
 
 Scenario = Callable[[Any], Awaitable[list[str]]]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    own = servers(tmp_path_factory.mktemp("redis"))
-    yield next(own)()
-    own.close()
-
-
-@pytest_asyncio.fixture
-async def client(server: RedisServer) -> AsyncIterator[Any]:
-    async with locks_of(server.url) as (client, _, _):
-        await client.flushall()
-        yield client
 
 
 class Inside:

@@ -7,35 +7,19 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 from rookery import Leader, LockTimeout, Overloaded, RateLimit, RedisUnavailable, Semaphore
 from tests.cluster.permit_worker import LIMIT
-from tests.cluster.redis_kit import RedisServer, locks_of, servers
+from tests.cluster.redis_kit import RedisServer, locks_of
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 STORM_SECONDS = 25.0
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    own = servers(tmp_path_factory.mktemp("redis"))
-    yield next(own)()
-    own.close()
-
-
-@pytest_asyncio.fixture
-async def client(server: RedisServer) -> AsyncIterator[Any]:
-    async with locks_of(server.url) as (client, _, _):
-        await client.flushall()
-        yield client
 
 
 # --- Semaphore ------------------------------------------------------------------------------------------------------
