@@ -276,7 +276,9 @@ class Ledgers:
             in_hand: Item | None = mailbox.current
         else:
             in_hand = waiting[0] if ledger.attempts and mailbox.first_lane == lane and waiting else None
-        run = list(waiting) if in_hand is None or in_hand is not mailbox.current else [in_hand, *waiting]
+        run = list(waiting)
+        if in_hand is not None and in_hand is mailbox.current:
+            run.append(in_hand)
         # By offset: a spawn goes before what it found waiting, and `adopted` speaks of everything up to it.
         for item in sorted(run, key=_offset_of):
             if item.offset <= ledger.adopted[lane]:

@@ -53,6 +53,12 @@ class RunQueue:
             mailbox.queued[lane] = True
             self._lanes[lane].append(mailbox)
 
+    def push_waiting(self, mailbox: Mailbox) -> None:
+        """Queue a mailbox for every lane in which something waits."""
+        for lane, waiting in enumerate(mailbox.lanes):
+            if waiting:
+                self.push(mailbox, lane)
+
     def pop(self) -> tuple[Mailbox, int] | None:
         """The next mailbox that can run, and the lane to serve; None if there is none.
 

@@ -16,7 +16,7 @@ from rookery.ops.settings import Settings
 from rookery.schemas.errors import NotOwned, StoreDamaged, StoreFailed
 from rookery.schemas.journal import decode_agent
 from rookery.streams.core.batch import Limits
-from rookery.streams.core.mailbox import LANES, Mailbox
+from rookery.streams.core.mailbox import Mailbox
 from rookery.streams.core.partition import Partition
 from rookery.streams.core.routing import Router, Topics
 from rookery.streams.core.runqueue import RunQueue
@@ -317,10 +317,9 @@ class Engine:
                     live -= 1
                     excess = live > self.settings.activations_max
                     await self._turns.passivate(partition, mailbox)
-                    for lane in range(LANES):
-                        if mailbox.lanes[lane]:
-                            self.queue.push(mailbox, lane)
-                            self._pool.wake()
+                    if len(mailbox):
+                        self.queue.push_waiting(mailbox)
+                        self._pool.wake()
 
     @property
     def is_busy(self) -> bool:

@@ -18,7 +18,7 @@ from rookery.agents.supervision import Policy, Supervision
 from rookery.schemas.cells import Parked, Pause, Place, decode_cell, encode_cell, parked_key, pause_key
 from rookery.streams.core.batch import Finished
 from rookery.streams.core.ledger import park
-from rookery.streams.core.mailbox import LANES, Item, Mailbox
+from rookery.streams.core.mailbox import Item, Mailbox
 from rookery.streams.core.partition import Partition
 from rookery.streams.core.routing import Router
 from rookery.streams.core.runqueue import RunQueue
@@ -119,9 +119,7 @@ class Failures:
         if (ledger := mailbox.ledger) is not None and (ledger.paused or (ledger.place and mailbox.first_lane is None)):
             return  # paused, or the message of its begun turn is not here yet
         mailbox.held = False
-        for lane in range(LANES):
-            if mailbox.lanes[lane]:
-                self._queue.push(mailbox, lane)
+        self._queue.push_waiting(mailbox)
         self._wake()
 
     def release_orphans(self, partitions: Iterable[Partition]) -> None:
