@@ -138,7 +138,11 @@ class Log(Protocol):
         ...
 
     def seek(self, partition: int, lane: int, offset: int) -> None:
-        """Fetch that inbox partition from `offset` on, as soon as the driver can."""
+        """Fetch that inbox partition from `offset` on, as soon as the driver can.
+
+        Nothing that was fetched before comes after it, and what was fetched comes in order: a gap that is seen twice is
+        a hole in the log.
+        """
         ...
 
     def pause(self, partition: int, lane: int) -> None:

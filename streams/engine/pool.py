@@ -3,12 +3,15 @@
 A runner takes the next ready mailbox in a plain loop, so a handler that never awaits costs no task switch. When a
 handler suspends, the event loop gets to `_kick`, which lets another runner go on with the queue; that is how one slow
 agent never holds up another. `asyncio.current_task()`, timeouts and context variables work in handlers as anywhere.
+Each turn begins in the context that the engine was made in: a runner ends when a handler has changed its context, since
+a context for each turn would cost all turns a task.
 """
 
 import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextvars import copy_context
 
 from rookery.streams.core.mailbox import Mailbox
 from rookery.streams.core.runqueue import RunQueue
@@ -52,6 +55,8 @@ class Pool:
         self._draining = False
         self._closed = False
         self._loop = asyncio.get_running_loop()
+        # Of all runners: whoever queues work may be inside a step, or a handler with variables of its own.
+        self._context = copy_context()
 
     @property
     def running_count(self) -> int:
@@ -131,14 +136,14 @@ class Pool:
                 waiter.set_result(None)
                 return
         if len(self._runners) - self._lent < self._concurrency_max:
-            task = self._loop.create_task(self._run(), name="rookery-turns")
+            task = self._loop.create_task(self._run(), name="rookery-turns", context=self._context.copy())
             self._runners.add(task)
             task.add_done_callback(self._runners.discard)
             task.add_done_callback(lambda _: self._let_return())
             task.add_done_callback(self._watch)
 
-    async def _run(self) -> None:
-        me = asyncio.current_task()
+    async def _run(self) -> None:  # noqa: C901 - what is split off costs each turn a call
+        me, clean = asyncio.current_task(), copy_context()
         queue, run_turn = self._queue, self._run_turn
         while not self._closed:
             now = self._clock()
@@ -158,6 +163,17 @@ class Pool:
                         queue.push(mailbox, 1)
                     if low:
                         queue.push(mailbox, 0)
+                context = copy_context()
+                try:
+                    changed = context != clean
+                except Exception:  # what it holds now can't be compared
+                    changed = True
+                if changed:
+                    self._pause(not len(queue))
+                    if me is not None:
+                        me.add_done_callback(lambda _: self.wake())
+                    return
+                clean = context  # the same one is found equal more quickly
                 if now >= slice_end:
                     break
             else:

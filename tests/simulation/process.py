@@ -32,8 +32,9 @@ class Gate:
         self._waiting: list[asyncio.Future[None]] = []
 
     def start(self, main: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run `main`, and whatever it starts, inside this gate."""
-        context = contextvars.copy_context()
+        """Run `main`, and whatever it starts, inside this gate; a new process has nothing of the one it follows, though
+        a step of that one may be what killed it."""
+        context = contextvars.Context()
         context.run(_here.set, self)
         return asyncio.get_running_loop().create_task(main, name=self.name, context=context)
 

@@ -48,6 +48,7 @@ class Worker:
         self._news: tuple[int, set[int]] = (-1, set())
         self._told = asyncio.Event()
         self._late: set[asyncio.Task[None]] = set()
+        self._held: dict[tuple[int, int], int] = {}  # lanes whose last batch is held up: after which seek it came
 
     # -- what the port asks -------------------------------------------------------------------------------------------
 
@@ -123,9 +124,12 @@ class Worker:
             await asyncio.sleep(0.001 + 0.004 * self.network.random())
             for lane in reversed(range(LANES)):
                 for partition in numbers:
+                    sought = port.sought.get((partition, lane), 0)
+                    if self._held.get((partition, lane)) == sought:
+                        continue  # a driver keeps the order
                     records, seconds = port.fetch(partition, lane)
                     if records and seconds:
-                        sought = port.sought[partition, lane]
+                        self._held[partition, lane] = sought
                         late = asyncio.create_task(self._deliver_late(seconds, sought, partition, lane, records))
                         self._late.add(late)
                         late.add_done_callback(self._late.discard)
@@ -138,7 +142,9 @@ class Worker:
         """A batch that is held up. A driver drops what it fetched before a seek, as the port's contract says."""
         await asyncio.sleep(seconds)
         if self.port.sought[partition, lane] == sought:
+            del self._held[partition, lane]
             self._deliver(partition, lane, records)
+            self.port.changed.set()
 
     def _deliver(self, partition: int, lane: int, records: Sequence[MemoryRecord]) -> None:
         assert self.engine is not None
