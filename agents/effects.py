@@ -226,7 +226,7 @@ def reply_body(context: TurnContext, result: Any) -> Outgoing | None:
     envelope = context.envelope
     if envelope is None or not (target := envelope.reply_to):
         return None
-    outgoing = _reply(envelope, context.address, target, codecs.encode(result), context.now_ns, context.new_id(), None)
+    outgoing = answer_body(envelope, context.address, target, codecs.encode(result), context.now_ns, context.new_id())
     if len(outgoing.body) + SEAL_BYTES > context.message_bytes_max:
         context.bound(outgoing.body, target)
     return outgoing
@@ -240,18 +240,19 @@ def error_body(envelope: Envelope, error: str, text: str, *, now_ns: int, messag
     if not (target := envelope.reply_to):
         return None
     failure = (FAILURE, JSON, msgspec.json.encode(Failure(error, text[:_FAILURE_CHARS_MAX])))
-    return _reply(envelope, envelope.target, target, failure, now_ns, message_id, {ERROR_HEADER: error})
+    return answer_body(envelope, envelope.target, target, failure, now_ns, message_id, {ERROR_HEADER: error})
 
 
-def _reply(
+def answer_body(
     envelope: Envelope,
     sender: str,
     target: str,
     message: tuple[str, str, bytes],
     now_ns: int,
     message_id: str,
-    headers: dict[str, str] | None,
+    headers: dict[str, str] | None = None,
 ) -> Outgoing:
+    """The reply of `sender` to a message, for `target`; `message` is type, content type and payload."""
     type_name, content_type, payload = message
     priority = priority_of(envelope)
     message_headers = envelope.headers

@@ -218,6 +218,8 @@ class _OnSpawn:
 def _name(cls: type) -> str:
     # Not inherited: a subclass is a type of its own.
     name = vars(cls).get("agent_type", cls.__name__)
+    if name == address.NATS_TYPE:
+        raise InvalidAgent(cls.__name__, f"agent_type {name!r} stands for subjects of NATS: take another one")
     try:
         if address.parse(f"{name}/key")[0] == name:
             return str(name)

@@ -94,6 +94,21 @@ COUNTERS: Final = (
         "failures.skipped",
     ),
     ("rookery_agent_pauses", "Times that an agent was paused", "failures.pauses"),
+    # Of the NATS edge, which is a process of its own and has no others.
+    ("rookery_nats_told", "Messages from NATS that Kafka has, those of the stream too", "nats.told"),
+    ("rookery_nats_asked", "Requests from NATS that an agent answered", "nats.asked"),
+    ("rookery_nats_refused", "Messages from NATS that were answered or put aside with a typed error", "nats.refused"),
+    ("rookery_nats_dropped", "Messages from NATS lost: no reply subject, no stream, and no way on", "nats.dropped"),
+    (
+        "rookery_nats_given_back",
+        "Stream messages given back to the stream since Kafka did not answer",
+        "nats.given_back",
+    ),
+    ("rookery_nats_published", "Messages of agents that NATS has", "nats.published"),
+    ("rookery_nats_requested", "Asks of agents that NATS answered", "nats.requested"),
+    ("rookery_nats_retries", "Attempts to publish or answer that failed and are repeated", "nats.retries"),
+    ("rookery_nats_dead_letters", "Messages of agents and of the stream put aside", "nats.dead_letters"),
+    ("rookery_nats_reconnects", "Connections to NATS made again", "nats.reconnects"),
 )
 GAUGES: Final = (
     ("rookery_recovery_offsets_left", "Offsets of journals that recoveries have still to read", "recovery.left"),
@@ -111,6 +126,8 @@ GAUGES: Final = (
     ("rookery_loop_late_seconds", "Most seconds that the event loop was stuck since the last scrape", "loop_late"),
     ("rookery_concurrency_max", "Turns that may run at once", "pool.max"),
     ("rookery_turns_waiting", "Turns that wait in a step or an ask, without a slot", "pool.waiting"),
+    ("rookery_nats_connected", "1 while the edge is connected to NATS", "nats.connected"),
+    ("rookery_nats_in_flight", "Messages and asks in the edge's hands, both ways", "nats.in_flight"),
 )
 # Name, help, where the count stands, where the sum.
 SUMMARIES: Final = (

@@ -8,15 +8,13 @@ Durations are seconds, sizes are bytes. A secret may also come from a file, as c
 from __future__ import annotations
 
 import math
-import os
-from pathlib import Path
 from typing import Any, Final, Literal
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from rookery.ops import tls
+from rookery.ops import secrets, tls
 from rookery.ops.servers import addresses
 from rookery.schemas.errors import ConfigurationError
 
@@ -24,6 +22,8 @@ PREFIX: Final = "ROOKERY_"
 MINUTE: Final = 60.0
 HOUR: Final = 60 * MINUTE
 DAY: Final = 24 * HOUR
+NATS: Final = "nats://"
+"""How the broker of a client begins that talks through the NATS edge."""
 RECORD_OVERHEAD_BYTES: Final = 100_000
 """What the frame of a journal batch (record headers, `~pos`) may add to `batch_bytes_max`."""
 BROKER_BATCH_BYTES: Final = 1_048_588
@@ -34,11 +34,13 @@ SECRETS: Final = (
     "redis_url",
     "redis_password",
     "redis_key_password",
+    "nats_url",
+    "nats_key_password",
     "web_token",
 )
 """Settings that may also be read from a file."""
-SECRET_BYTES_MAX: Final = 65_536
 TOKEN_CHARS_MIN: Final = 16
+_SUBJECT: Final = r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$"
 
 
 class Settings(BaseSettings):
@@ -61,7 +63,8 @@ class Settings(BaseSettings):
     broker: str = Field(
         "127.0.0.1:9092",
         min_length=1,
-        description="Kafka servers as host:port, separated by commas; a prefix kafka:// is accepted",
+        description="Kafka servers as host:port, separated by commas, also with kafka:// before them; for a client "
+        "that has no way to Kafka nats://host:port",
     )
     redis_url: str | None = Field(
         None,
@@ -104,6 +107,38 @@ class Settings(BaseSettings):
     redis_certificate_file: str | None = Field(None, description="PEM file of our certificate, for mutual TLS")
     redis_key_file: str | None = Field(None, description="PEM file of its key, unless it is in the same file")
     redis_key_password: SecretStr | None = Field(None, validate_default=True, description="of a locked key")
+
+    # --- NATS: the edge beside the workers ---------------------------------------------------------------------
+    nats_url: str | None = Field(
+        None,
+        repr=False,  # it may carry a password or token
+        pattern=r"^(nats|tls)://.+$",
+        description="nats://user:password@host:port, servers separated by commas; tls for TLS; of the edge, and of a "
+        "client whose broker is nats://",
+    )
+    nats_ca_file: str | None = Field(None, description="PEM file of the CA to trust; default: those of the system")
+    nats_certificate_file: str | None = Field(None, description="PEM file of our certificate, for mutual TLS")
+    nats_key_file: str | None = Field(None, description="PEM file of its key, unless it is in the same file")
+    nats_key_password: SecretStr | None = Field(None, validate_default=True, description="of a locked key")
+    nats_credentials_file: str | None = Field(None, description="file of a user's JWT and key, as nsc makes it")
+    nats_prefix: str = Field(
+        "agents", pattern=_SUBJECT, description="agents are reached at the subjects <nats_prefix>.<address>"
+    )
+    nats_stream: str | None = Field(
+        None, pattern=r"^[^\s.*>/\\]{1,255}$", description="JetStream stream whose messages go to agents"
+    )
+    nats_stream_prefix: str = Field(
+        "stream.agents", pattern=_SUBJECT, description="its subjects are <nats_stream_prefix>.<address>"
+    )
+    nats_durable: str = Field(
+        "rookery", pattern=r"^[^\s.*>/\\]{1,255}$", description="name of the edges' consumer on the stream"
+    )
+    nats_in_flight: int = Field(
+        1_000, ge=1, le=100_000, description="asks, messages and stream messages in the edge's hands, each"
+    )
+    nats_out: bool = Field(
+        False, description="agents may write to nats/<subject>; the same for workers, clients and edges"
+    )
 
     # --- topics ------------------------------------------------------------------------------------------------
     partitions: int = Field(12, ge=1, le=500, description="of every inbox and of the journal")
@@ -211,7 +246,7 @@ class Settings(BaseSettings):
         for name, choices in _VARIABLES.items():
             if name not in overrides and (found := addresses.given(choices)):
                 variables[name], overrides[name] = found
-        problems = _read_secrets(overrides, variables)
+        problems = secrets.read(SECRETS, PREFIX, overrides, variables)
         try:
             settings = cls(**overrides)
         except ValidationError as error:
@@ -229,7 +264,8 @@ class Settings(BaseSettings):
             raise ValueError("no server in it")
         addresses.endpoints(cleaned, 9092)
         if "@" in cleaned:
-            raise ValueError("user and password belong into broker_user and broker_password")
+            login = "nats_url" if value.startswith(NATS) else "broker_user and broker_password"
+            raise ValueError(f"user and password belong into {login}")
         return cleaned
 
     # Each relation is checked at its later field, so that it is reported together with whatever else is wrong.
@@ -275,7 +311,7 @@ class Settings(BaseSettings):
             raise ValueError("is not used without broker_sasl" if value else "must be set, since broker_sasl is")
         return value
 
-    @field_validator("broker_key_password", "redis_key_password")
+    @field_validator("broker_key_password", "redis_key_password", "nats_key_password")
     @classmethod
     def _tls_works(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         server = str(info.field_name).partition("_")[0]
@@ -286,7 +322,9 @@ class Settings(BaseSettings):
         if server == "broker":
             on, switch = info.data.get("broker_tls"), "broker_tls"
         else:
-            on, switch = str(info.data.get("redis_url")).startswith("rediss"), "a redis_url with rediss://"
+            scheme = {"redis": "rediss", "nats": "tls"}[server]
+            on = str(info.data.get(f"{server}_url")).startswith(scheme)
+            switch = f"a {server}_url with {scheme}://"
         if given and not on:
             raise ValueError(f"{', '.join(given)} would not be used: TLS needs {switch}")
         if given and not files[f"{server}_certificate_file"] and given != [f"{server}_ca_file"]:
@@ -347,31 +385,6 @@ _LIMITED_BY: Final = {
     "batch_bytes_max": ("topic_bytes_max", 1.0, RECORD_OVERHEAD_BYTES),
     "message_bytes_max": ("batch_bytes_max", 1.0, 0),
 }
-
-
-def _read_secrets(overrides: dict[str, Any], variables: dict[str, str]) -> list[str]:
-    """Put secrets that are given as files into `overrides`, their sources into `variables`; returns what is wrong."""
-    problems = []
-    for name in SECRETS:
-        keyword, variable = f"{name}_file", f"{PREFIX}{name.upper()}_FILE"
-        as_keyword = name in overrides and name not in variables
-        if path := overrides.pop(keyword, None):
-            source, twice = keyword, as_keyword
-        elif as_keyword:
-            continue
-        else:
-            path, source, twice = os.environ.get(variable), variable, bool(os.environ.get(PREFIX + name.upper()))
-        if path and twice:
-            problems.append(f"{name}: is set, and {source} is, too; unset one of them")
-        if not path or twice:
-            continue
-        try:
-            with Path(path).open(encoding="utf-8") as file:
-                overrides[name] = file.read(SECRET_BYTES_MAX).rstrip("\r\n")
-            variables[name] = source
-        except (OSError, ValueError) as error:
-            problems.append(f"{name} ({source}): the file can't be read: {getattr(error, 'strerror', 'it is no text')}")
-    return problems
 
 
 def _problem(settings: type[Settings], details: ErrorDetails, variables: dict[str, str]) -> str:

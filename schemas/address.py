@@ -1,7 +1,8 @@
 """Who can be written to, and on which partition they live.
 
 An address is `Type/key` (a virtual agent: it exists as soon as someone writes to it) or the bare uuid4 hex id of a
-spawned agent. Clients are no agents: their names appear only in `reply_to`, as `client:<name>` or `json:<name>`.
+spawned agent. `nats/<subject>` is a subject of NATS, if the application has an edge there. Clients are no agents: their
+names appear only in `reply_to`, as `client:<name>` or `json:<name>`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from functools import lru_cache
 from rookery.schemas.errors import InvalidAddress
 
 KEY_BYTES_MAX = 200
+# What agents write to NATS goes to `nats/<subject>`; no agent class has this name.
+NATS_TYPE = "nats"
 TYPE_BYTES_MAX = 200
 # Distinct addresses remembered per process: 65,536 x about 250 bytes = 16 MB at most.
 _CACHE_MAX = 65_536

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from rookery.agents.binding import Reply
+from rookery.agents.effects import Outgoing
 from rookery.schemas.address import client_address
 from rookery.schemas.envelope import SEAL_BYTES, Priority, check_frame, decode, encode_body, seal
 from rookery.schemas.errors import AskTimeout, EnvelopeError, MessageTooLarge
@@ -78,6 +79,7 @@ class Caller:
         deadline_ns: int = 0,
         headers: dict[str, str] | None = None,
         message_id: str = "",
+        correlation_id: str = "",
         reply_to: str = "",
     ) -> tuple[Destination, bytes, bytes]:
         """Destination, key and value of the record that carries a message. Raises MessageTooLarge, FrameTooLarge."""
@@ -90,6 +92,7 @@ class Caller:
             message_id or self.new_id(),
             message_type,
             content_type,
+            correlation_id,
             reply_to=reply_to,
             deadline=deadline_ns,
             headers=headers,
@@ -118,12 +121,16 @@ class Caller:
         sender: str | None = None,
         deadline_ns: int = 0,
         headers: dict[str, str] | None = None,
+        message_id: str = "",
     ) -> Reply:
-        """Send and wait for the reply; raises AskTimeout, which leaves open whether the message was handled."""
-        message_id = self.new_id()
+        """Send and wait for the reply; raises AskTimeout, which leaves open whether the message was handled.
+
+        A message whose `message_id` was sent before is not handled again and gets no reply.
+        """
+        conversation = self.new_id()
         seconds = self._ask_timeout if timeout is None else timeout
         reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self._pending[message_id] = reply
+        self._pending[conversation] = reply
         try:
             async with asyncio.timeout(seconds):
                 await self.tell(
@@ -135,14 +142,20 @@ class Caller:
                     sender=sender,
                     deadline_ns=deadline_ns,
                     headers=headers,
-                    message_id=message_id,
+                    message_id=message_id or conversation,
+                    correlation_id=conversation if message_id else "",
                     reply_to=self.address,
                 )
                 return await reply
         except TimeoutError:
             raise AskTimeout(target, seconds) from None
         finally:
-            del self._pending[message_id]
+            del self._pending[conversation]
+
+    async def answer(self, reply: Outgoing) -> None:
+        """Send a reply to whoever asked, an agent or a client; returns once the log has it."""
+        sent = self._router.sent(reply)
+        await self._produce(sent.destination, sent.key or b"", seal(sent.body) if sent.sequenced else sent.body)
 
     def received(self, value: bytes) -> None:
         """Take one record of the reply topic."""

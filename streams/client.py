@@ -6,6 +6,7 @@
         print(await plane.state())
 
 A client produces to the inbox topics and reads a reply topic of its own, made at its first ask and removed at its end.
+With a broker of `nats://` it talks through the NATS edge instead, which carries tell and ask.
 """
 
 import asyncio
@@ -20,14 +21,14 @@ from typing import Any, Self
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import UnknownTopicOrPartitionError
-from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.structs import OffsetAndMetadata
 
 from rookery.agents import Agent, AgentHandle, AgentManager
 from rookery.agents.binding import Reply, bind, unbind
+from rookery.agents.effects import Outgoing
 from rookery.agents.types import AgentType, Registry
 from rookery.ops import locks
-from rookery.ops.settings import Settings
+from rookery.ops.settings import NATS, Settings
 from rookery.schemas import payload as codecs
 from rookery.schemas.envelope import Priority
 from rookery.schemas.errors import NotOwned, WrongTopic
@@ -38,9 +39,12 @@ from rookery.streams.core.routing import Router, Topics
 from rookery.streams.engine.engine import Engine
 from rookery.streams.kafka import security, topics
 from rookery.streams.kafka.batches import COORDINATOR_NOT_READY
+from rookery.streams.kafka.bulk import Bulk
 from rookery.streams.kafka.deadletters import DeadLetterBox, Letter, Selection
 from rookery.streams.kafka.fence import KafkaFence
 from rookery.streams.kafka.fleets import FleetWatch
+from rookery.streams.nats.caller import NatsCaller
+from rookery.streams.nats.errors import NotOverNats
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +78,10 @@ class Client:
         self.name = name or uuid.uuid4().hex
         self.topics = Topics(app_id)
         self._engine = engine
-        self._kafka = {**security.client_kwargs(self.settings), "client_id": f"{app_id}-client-{self.name}"}
+        self._edge = NatsCaller(self.settings, self.name) if self.settings.broker.startswith(NATS) else None
+        self._kafka_kwargs: dict[str, Any] = {}
+        if self._edge is None:
+            self._kafka_kwargs = {**security.client_kwargs(self.settings), "client_id": f"{app_id}-client-{self.name}"}
         self._producer: AIOKafkaProducer | None = None
         self._admin: AIOKafkaAdminClient | None = None
         self._admin_opening = asyncio.Lock()
@@ -91,8 +98,13 @@ class Client:
     async def __aenter__(self) -> Self:
         """Connect and bind: `AgentManager()` works from here on.
 
-        Raises WrongTopic if the application has no topics, BrokerUnreachable, NotAuthenticated or NotAuthorized.
+        Raises WrongTopic if the application has no topics, BrokerUnreachable, NotAuthenticated or NotAuthorized;
+        through NATS NatsUnavailable.
         """
+        if self._edge is not None:
+            await self._edge.connect()
+            bind(self)
+            return self
         self._producer = AIOKafkaProducer(
             **self._kafka,
             acks="all",
@@ -110,8 +122,8 @@ class Client:
             raise
         self._caller = Caller(
             self.name,
-            Router(self.topics, partitions),
-            self._produce,
+            Router(self.topics, partitions, self.settings.nats_out),
+            self.produce,
             now_ns=time.time_ns,
             new_id=lambda: uuid.uuid4().hex,
             ask_timeout=self.settings.ask_timeout,
@@ -126,6 +138,8 @@ class Client:
     async def __aexit__(self, *exc_info: object) -> None:
         """Send what is buffered, remove the reply topic, disconnect."""
         unbind(self)
+        if self._edge is not None:
+            await self._edge.close()
         if self._locks is not None and self._fence is not None:
             locks.unbind(self._locks)
             await self._locks.close()
@@ -163,10 +177,12 @@ class Client:
 
     async def tell(self, *args: Any, **kwargs: Any) -> None:
         """See `Connection.tell`."""
-        await self._call.tell(*args, **kwargs)
+        await (self._edge or self._call).tell(*args, **kwargs)
 
     async def ask(self, *args: Any, **kwargs: Any) -> Reply:
         """See `Connection.ask`."""
+        if self._edge is not None:
+            return await self._edge.ask(*args, **kwargs)
         if self._replies is None:
             await self._open_replies()
         return await self._call.ask(*args, **kwargs)
@@ -176,7 +192,7 @@ class Client:
 
         Order is kept per target and priority. Raises what `tell` raises; what was sent before stays sent.
         """
-        bulk = _Bulk(self._started)
+        bulk = Bulk(self._started)
         count = 0
         for target, message, priority in messages:
             destination, key, value = self._call.encode(target, *codecs.encode(message), priority=priority)
@@ -250,6 +266,8 @@ class Client:
     def new_agent_id(self) -> str:
         """A fresh uuid4 in hex, of an agent that will live on the worker whose turn it is by the weights of the fleet;
         of any, as long as the fleet is not known."""
+        if self._edge is not None:
+            return uuid.uuid4().hex
         if self._engine is None:
             self._fleet.touch()
         return self._call.new_agent_id()
@@ -269,26 +287,46 @@ class Client:
         return {} if self._locks is None else self._locks.statistics()
 
     @property
+    def partitions(self) -> int:
+        """Of each inbox."""
+        return self._call.partitions
+
+    @property
     def late_count(self) -> int:
         """Replies that came after their ask had given up, or twice."""
         return self._call.late_count
 
+    async def answer(self, reply: Outgoing) -> None:
+        """See `Caller.answer`; what carries requests on needs it."""
+        await self._call.answer(reply)
+
+    async def produce(self, destination: Destination, key: bytes, value: bytes) -> None:
+        """Write a record as it is; returns once the broker has it. Raises KafkaError."""
+        await self._started.send_and_wait(destination[0], value, key=key, partition=destination[1])
+
     # -- inside -------------------------------------------------------------------------------------------------------
 
     @property
+    def _kafka(self) -> dict[str, Any]:
+        if self._edge is not None:
+            raise NotOverNats
+        return self._kafka_kwargs
+
+    @property
     def _call(self) -> Caller:
+        if self._edge is not None:
+            raise NotOverNats
         if self._caller is None:
             raise RuntimeError("the client is not started: use it in `async with Client(...) as client`")
         return self._caller
 
     @property
     def _started(self) -> AIOKafkaProducer:
+        if self._edge is not None:
+            raise NotOverNats
         if self._producer is None:
             raise RuntimeError("the client is not started: use it in `async with Client(...) as client`")
         return self._producer
-
-    async def _produce(self, destination: Destination, key: bytes, value: bytes) -> None:
-        await self._started.send_and_wait(destination[0], value, key=key, partition=destination[1])
 
     async def _administer(self) -> AIOKafkaAdminClient:
         async with self._admin_opening:  # one that two open at once is closed by nobody
@@ -331,7 +369,7 @@ class Client:
             meter = AIOKafkaConsumer(**self._kafka, enable_auto_commit=False)
             await meter.start()
             self._meter = meter
-        partitions = range(self._call.partitions)
+        partitions = range(self.partitions)
         tps = [TopicPartition(topic, number) for topic in self.topics.inboxes for number in partitions]
         ends = await self._meter.end_offsets(tps)
         committed = await self._committed_offsets(tps)
@@ -352,34 +390,3 @@ class Client:
                 await asyncio.sleep(0.1)
             else:
                 return found
-
-
-class _Bulk:
-    """Batches of one bulk send: one being filled and one in flight per destination, so that order is kept."""
-
-    def __init__(self, producer: AIOKafkaProducer) -> None:
-        self._producer = producer
-        self._filling: dict[Destination, BatchBuilder] = {}
-        self._flying: dict[Destination, asyncio.Future[Any]] = {}
-
-    def add(self, destination: Destination, key: bytes, value: bytes) -> bool:
-        """Put a record into the batch for its destination; False if that is full."""
-        builder = self._filling.get(destination)
-        if builder is None:
-            builder = self._filling[destination] = self._producer.create_batch()
-        return builder.append(key=key, value=value, timestamp=None) is not None
-
-    async def send(self, destination: Destination) -> None:
-        """Send the batch for a destination, once the one before it is acknowledged."""
-        builder = self._filling.pop(destination)
-        if (before := self._flying.pop(destination, None)) is not None:
-            await before
-        builder.close()
-        self._flying[destination] = await self._producer.send_batch(builder, destination[0], partition=destination[1])
-
-    async def flush(self) -> None:
-        """Send all batches and wait until everything is acknowledged."""
-        for destination in list(self._filling):
-            await self.send(destination)
-        for flying in self._flying.values():
-            await flying

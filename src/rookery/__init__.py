@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from rookery.ops.settings import Settings
     from rookery.streams.client import Client
     from rookery.streams.kafka.app import App
+    from rookery.streams.nats.errors import NatsRefused, NatsUnavailable, NotOverNats
 
 LOW, NORMAL, HIGH = Priority.LOW, Priority.NORMAL, Priority.HIGH
 
@@ -82,10 +83,13 @@ __all__ = [
     "LockLost",
     "LockTimeout",
     "MessageTooLarge",
+    "NatsRefused",
+    "NatsUnavailable",
     "NoFence",
     "NotAuthenticated",
     "NotAuthorized",
     "NotBound",
+    "NotOverNats",
     "NotOwned",
     "NotSpawned",
     "OutsideTurn",
@@ -124,6 +128,7 @@ _AT_FIRST_USE = {
     **dict.fromkeys(
         ("Leader", "Lock", "RateLimit", "Semaphore", "acquire_lock", "release_lock", "renew_lock"), "rookery.ops.locks"
     ),
+    **dict.fromkeys(("NatsRefused", "NatsUnavailable", "NotOverNats"), "rookery.streams.nats.errors"),
     "App": "rookery.streams.kafka.app",
     "Client": "rookery.streams.client",
     "Settings": "rookery.ops.settings",

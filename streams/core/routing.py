@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from rookery.schemas.address import parse_client, partition_of
+from rookery.schemas.address import NATS_TYPE, parse_client, partition_of
 from rookery.schemas.envelope import Envelope, seal
 from rookery.streams.core.batch import Sent
 from rookery.streams.core.outbox import Destination
@@ -35,6 +35,7 @@ class Topics:
         self.replayed = f"{app_id}.replayed"
         self.fence = f"{app_id}.fence"
         self.control = f"{app_id}.control"
+        self.nats = f"{app_id}.nats"
 
     def replies(self, client: str) -> str:
         """The reply topic of a client; one partition."""
@@ -48,9 +49,11 @@ class Topics:
 class Router:
     """Resolves targets to destinations, with a bounded cache per lane."""
 
-    def __init__(self, topics: Topics, partitions: int) -> None:
+    def __init__(self, topics: Topics, partitions: int, nats_out: bool = False) -> None:
+        """`nats_out`: there is a topic for what goes to `nats/<subject>`; else that is an agent of an unknown type."""
         self.topics = topics
         self.partitions = partitions
+        self._nats_out = nats_out
         self._clients: dict[str, Destination] = {}  # reply topics of clients that read envelopes
         self._routes: tuple[dict[str, tuple[Destination, bytes]], ...] = ({}, {}, {})
 
@@ -61,7 +64,9 @@ class Router:
         if route is None:
             if len(routes) >= _ROUTES_MAX:
                 routes.clear()
-            destination = (self.topics.inboxes[lane], partition_of(target, self.partitions))
+            to_nats = self._nats_out and target.startswith(f"{NATS_TYPE}/")
+            topic = self.topics.nats if to_nats else self.topics.inboxes[lane]
+            destination = (topic, partition_of(target, self.partitions))
             route = routes[target] = (destination, target.encode())
         return route
 

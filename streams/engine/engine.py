@@ -85,7 +85,7 @@ class Engine:
         self.settings = settings
         self.registry = registry
         self.port = port
-        self.router = Router(Topics(settings.app_id), settings.partitions)
+        self.router = Router(Topics(settings.app_id), settings.partitions, settings.nats_out)
         self.queue = RunQueue()
         self.dead_letters = DeadLetters(self.router, now_ns, new_id)
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -18,7 +18,7 @@ from rookery.streams.kafka.batches import COORDINATOR_NOT_READY
 from rookery.streams.kafka.lease import transactional_id
 from rookery.streams.kafka.topicids import permitted
 
-ROLES = ("worker", "client", "operator", "letters")
+ROLES = ("worker", "client", "operator", "letters", "edge")
 # The numbers of operations in Kafka's protocol, which are also the bits of what a broker says is permitted.
 OPERATIONS = {"READ": 3, "WRITE": 4, "CREATE": 5, "DELETE": 6, "ALTER": 7, "DESCRIBE": 8, "DESCRIBE_CONFIGS": 10}
 OPERATIONS["ALTER_CONFIGS"] = 11
@@ -52,13 +52,15 @@ class Acl(NamedTuple):
         }
 
 
-def needed(app_id: str, role: str) -> tuple[Acl, ...]:
-    """What a role of an application needs, and no more; a worker needs existing topics, an operator makes them, and
-    `letters` is for `dlq`."""
+def needed(app_id: str, role: str, nats_out: bool = False) -> tuple[Acl, ...]:
+    """What a role of an application needs, and no more; a worker needs existing topics, an operator makes them,
+    `letters` is for `dlq` and `edge` for the NATS edge. `nats_out`: agents may write to NATS."""
     names = Topics(app_id)
     replies, leases = names.replies(""), transactional_id(app_id, 0).removesuffix("0")
+    to_nats = (Acl("topic", names.nats, False, ("WRITE",)),) if nats_out else ()
     if role == "client":
         return (
+            *to_nats,
             *(Acl("topic", name, False, ("WRITE",)) for name in names.inboxes),
             Acl("topic", names.fence, False, ("WRITE",)),
             Acl("topic", replies, True, ("READ", "CREATE", "DELETE", "DESCRIBE_CONFIGS")),
@@ -70,9 +72,16 @@ def needed(app_id: str, role: str) -> tuple[Acl, ...]:
             Acl("topic", names.deadletter, False, ("READ", "DELETE")),
             Acl("topic", names.replayed, False, ("READ", "WRITE", "CREATE", "DESCRIBE_CONFIGS")),
         )
+    if role == "edge":
+        return (
+            *(Acl("topic", name, False, ("WRITE",)) for name in (*names.inboxes, names.deadletter)),
+            Acl("topic", replies, True, ("READ", "WRITE", "CREATE", "DELETE", "DESCRIBE_CONFIGS")),
+            *(Acl("topic", acl.name, False, ("READ", "DESCRIBE_CONFIGS")) for acl in to_nats),
+            *(Acl("group", f"{app_id}.nats", False, ("READ",)) for _ in to_nats),
+        )
     owned = (*names.inboxes, names.journal, names.control)
     if role == "operator":
-        every = (*owned, names.deadletter, names.replayed, names.fence)
+        every = (*owned, names.deadletter, names.replayed, names.fence, *(acl.name for acl in to_nats))
         operations = ("READ", "WRITE", "CREATE", "DELETE", "ALTER", "DESCRIBE_CONFIGS", "ALTER_CONFIGS")
         return (
             *(Acl("topic", name, False, operations) for name in every),
@@ -81,6 +90,7 @@ def needed(app_id: str, role: str) -> tuple[Acl, ...]:
             Acl("transactional-id", leases, True, ("WRITE",)),
         )
     return (
+        *(Acl("topic", acl.name, False, ("WRITE", "DESCRIBE_CONFIGS")) for acl in to_nats),
         *(Acl("topic", name, False, ("READ", "WRITE", "DESCRIBE_CONFIGS")) for name in owned),
         *(Acl("topic", name, False, ("WRITE", "DESCRIBE_CONFIGS")) for name in (names.deadletter, names.fence)),
         Acl("topic", names.replayed, False, ("DESCRIBE", "DESCRIBE_CONFIGS")),
@@ -90,13 +100,13 @@ def needed(app_id: str, role: str) -> tuple[Acl, ...]:
     )
 
 
-async def check(app_id: str, client_kwargs: Mapping[str, Any]) -> None:
+async def check(app_id: str, client_kwargs: Mapping[str, Any], nats_out: bool = False) -> None:
     """Ask the broker whether a worker may do what it needs; topics that do not exist yet are left out.
 
     Raises NotAuthorized naming all that is missing. Transactional ids and reply topics can't be asked for: the start-up
     check of the fence tries the former, and a reply that may not be written is logged.
     """
-    acls = needed(app_id, "worker")
+    acls = needed(app_id, "worker", nats_out)
     literal = {acl.name: acl.operations for acl in acls if acl.resource == "topic" and not acl.prefixed}
     async with admin.admin(client_kwargs) as client:
         allowed = await permitted(client._client, list(literal))

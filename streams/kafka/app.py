@@ -118,13 +118,13 @@ class App(faust.App):
             settings["app_id"] = app_id
         try:
             self.settings = Settings.load(**settings)
+            self.client_kwargs = security.client_kwargs(self.settings)
         except ConfigurationError as error:
             raise SettingsRefused(error.problems) from None
         self.registry = Registry()
         for cls in agents:
             self.registry.add(cls)
         self.topic_names = Topics(self.settings.app_id)
-        self.client_kwargs = security.client_kwargs(self.settings)
         self.worker_name = self.settings.agent_id or f"{socket.gethostname()}-{os.getpid()}"
         warnings.simplefilter("error", SecurityWarning)
         credentials = security.faust_credentials(self.client_kwargs)

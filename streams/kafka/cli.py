@@ -77,7 +77,7 @@ class topics(Command):  # noqa: N801 - the name of the command
         """Do what `action` says; exits with 1 when a topic is missing or wrong."""
         settings, kafka = self.rookery.settings, self.rookery.client_kwargs
         if action == "acls":
-            wanted = acls.needed(settings.app_id, role)
+            wanted = acls.needed(settings.app_id, role, settings.nats_out)
             principal = principal or f"User:{settings.broker_user or role}"
             forms = [acl.form(principal) for acl in wanted]
             self.say(json.dumps(forms, indent=2) if as_json else acls.commands(wanted, settings.broker, principal))

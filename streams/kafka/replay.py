@@ -143,7 +143,7 @@ class Replayer:
         self._chunk_bytes += made.size
 
     def _message(self, letter: Letter, message_id: str) -> Replay:
-        if letter.content.topic not in self._box.topics.inboxes:
+        if letter.content.topic not in (*self._box.topics.inboxes, self._box.topics.nats):
             raise NotReplayable(f"came from {letter.content.topic or 'nowhere'}, which is no inbox here")
         made = replay(letter.content, message_id, time.time_ns(), extend=self._how.extend, raw=self._how.raw)
         if made.size > self._settings.topic_bytes_max:

@@ -27,8 +27,8 @@ from faust.types.auth import CredentialsT
 
 from rookery.ops import tls
 from rookery.ops.servers.addresses import endpoints
-from rookery.ops.settings import Settings
-from rookery.schemas.errors import BrokerUnreachable, NotAuthenticated, NotAuthorized, RookeryError
+from rookery.ops.settings import NATS, Settings
+from rookery.schemas.errors import BrokerUnreachable, ConfigurationError, NotAuthenticated, NotAuthorized, RookeryError
 
 # A server is asked why it refused us for no longer than this; seconds.
 EXPLAIN_TIMEOUT = 5.0
@@ -64,7 +64,16 @@ _FILTER = _WithoutCredentials()
 
 
 def client_kwargs(settings: Settings) -> dict[str, Any]:
-    """What every aiokafka client of ours is made with: servers and security."""
+    """What every aiokafka client of ours is made with: servers and security.
+
+    Raises ConfigurationError for a broker that is NATS.
+    """
+    if settings.broker.startswith(NATS):
+        raise ConfigurationError(
+            f"broker is {settings.broker}, which is NATS: workers, the NATS edge and what reads topics speak Kafka, so "
+            "set ROOKERY_BROKER or BUS_ADDRESS to kafka://host:port. The edge (`python -m rookery.streams.nats`) finds "
+            "NATS by ROOKERY_NATS_URL; only programs that tell and ask through it have nats:// as their broker"
+        )
     # Here, since nobody gets a connection around it; adding it twice changes nothing.
     logging.getLogger("aiokafka.conn").addFilter(_FILTER)
     kwargs: dict[str, Any] = {"bootstrap_servers": settings.broker}

@@ -68,6 +68,8 @@ class TopicSettings(Protocol):
     def deadletter_retention(self) -> float: ...  # noqa: D102
     @property
     def topic_bytes_max(self) -> int: ...  # noqa: D102
+    @property
+    def nats_out(self) -> bool: ...  # noqa: D102
 
 
 class TopicSpec(NamedTuple):
@@ -112,6 +114,7 @@ def specs(settings: TopicSettings) -> tuple[TopicSpec, ...]:
         replayed_spec(settings),
         _spec(settings, names.fence, FENCE_PARTITIONS, {"cleanup.policy": "compact"}),
         _spec(settings, names.control, 1, {"cleanup.policy": "compact"}),
+        *((_spec(settings, names.nats, count, inbox),) if settings.nats_out else ()),
     )
 
 
@@ -275,12 +278,16 @@ async def visible(client: AIOKafkaAdminClient, wanted: Sequence[TopicSpec]) -> d
     return found
 
 
-async def ensure(settings: TopicSettings, client_kwargs: Mapping[str, Any], *, make: bool = True) -> list[str]:
+async def ensure(
+    settings: TopicSettings, client_kwargs: Mapping[str, Any], *, make: bool = True, only: str = ""
+) -> list[str]:
     """Make the application's missing topics (unless `make` is false), check all, and return the names of the new ones.
+
+    `only` is the name of a topic to which that is limited.
 
     Raises WrongTopic when one is wrong, ConfigurationError with all of them when several are.
     """
-    wanted = specs(settings)
+    wanted = [spec for spec in specs(settings) if only in ("", spec.name)]
     async with admin(client_kwargs) as client:
         found = await inspect(client, wanted)
         made = []
@@ -298,7 +305,7 @@ async def ensure(settings: TopicSettings, client_kwargs: Mapping[str, Any], *, m
 async def remove(app_id: str, client_kwargs: Mapping[str, Any]) -> list[str]:
     """Delete an application's topics, reply topics too, with everything in them, and its group; returns the topics."""
     names = Topics(app_id)
-    ours = {*names.inboxes, names.journal, names.deadletter, names.replayed, names.fence, names.control}
+    ours = {*names.inboxes, names.journal, names.deadletter, names.replayed, names.fence, names.control, names.nats}
     async with admin(client_kwargs) as client:
         there = [name for name in await client.list_topics() if name in ours or names.is_replies(name)]
         if there:

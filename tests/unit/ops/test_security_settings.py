@@ -108,8 +108,8 @@ def test_every_secret_may_come_from_a_file(name: str, tmp_path: Path, monkeypatc
         value = getattr(settings, name)
         return value if isinstance(value, str) else str(value.get_secret_value())
 
-    wanted = f"rediss://:{HUSH}@r/0" if name == "redis_url" else HUSH
-    more: dict[str, Any] = {"broker_password": {**LOGIN, "broker_tls": True}, "redis_url": {}}.get(name, {})
+    wanted = {"redis_url": f"rediss://:{HUSH}@r/0", "nats_url": f"tls://{HUSH}@n"}.get(name, HUSH)
+    more: dict[str, Any] = {"broker_password": {**LOGIN, "broker_tls": True}}.get(name, {})
     more.pop(name, None)
     if "key_password" in name:
         more = _with_certificate(tmp_path, name)
@@ -119,7 +119,7 @@ def test_every_secret_may_come_from_a_file(name: str, tmp_path: Path, monkeypatc
     monkeypatch.setenv(f"ROOKERY_{name.upper()}_FILE", str(file))
     found = load(**more)
     assert secret(found) == wanted
-    assert HUSH not in repr(found) + str(found) + str(found.model_dump_json(exclude={"redis_url"}))
+    assert HUSH not in repr(found) + str(found) + str(found.model_dump_json(exclude={"redis_url", "nats_url"}))
     monkeypatch.setenv(f"ROOKERY_{name.upper()}", HUSH)
     assert f"{name}: is set, and ROOKERY_{name.upper()}_FILE is, too" in problems(**more)
     monkeypatch.delenv(f"ROOKERY_{name.upper()}")
@@ -130,8 +130,12 @@ def test_every_secret_may_come_from_a_file(name: str, tmp_path: Path, monkeypatc
 def _with_certificate(folder: Path, name: str) -> dict[str, Any]:
     server = name.partition("_")[0]
     files = Authority(folder).issue("client", password=HUSH)
-    switch: dict[str, Any] = {"broker_tls": True} if server == "broker" else {"redis_url": "rediss://r"}
-    return {**switch, f"{server}_certificate_file": files.certificate, f"{server}_key_file": files.key}
+    switches: dict[str, dict[str, Any]] = {
+        "broker": {"broker_tls": True},
+        "redis": {"redis_url": "rediss://r"},
+        "nats": {"nats_url": "tls://n"},
+    }
+    return {**switches[server], f"{server}_certificate_file": files.certificate, f"{server}_key_file": files.key}
 
 
 def test_what_redis_is_connected_with(authority: Authority) -> None:
