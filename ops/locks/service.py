@@ -21,6 +21,7 @@ from redis.exceptions import (
     AuthorizationError,
     NoPermissionError,
     RedisError,
+    ResponseError,
 )
 
 from rookery.ops.locks import scripts
@@ -56,6 +57,10 @@ class FenceSource(Protocol):
 def backoff(attempt: int) -> float:
     """Seconds to wait before attempt number `attempt` + 1, random so that those who wait don't come back together."""
     return random.uniform(0.01, min(BACKOFF_MAX, 0.05 * 2 ** min(attempt, 10)))
+
+
+# What a Redis says when a script calls a command, or touches a key, that its user may not: up to 7.0, and since.
+_NO_RIGHTS = ("The user executing the script can't", "ACL failure in script")
 
 
 class LockService:
@@ -124,6 +129,8 @@ class LockService:
         except (AuthenticationError, AuthorizationError, NoPermissionError) as error:
             raise ConfigurationError(f"Redis refuses us: {error}") from error
         except (RedisError, OSError, TimeoutError) as error:
+            if isinstance(error, ResponseError) and any(text in str(error) for text in _NO_RIGHTS):
+                raise ConfigurationError(f"Redis refuses us: {error}") from error
             self.counts["errors"] += 1
             if self._down_since is None:
                 self._down_since = asyncio.get_running_loop().time()

@@ -120,6 +120,7 @@ def end(server: Identity, grace: float) -> None:
     """End a server: SIGTERM, up to ``grace`` seconds, then SIGKILL. A grace of 0 kills at once."""
     process = server.process()
     if process is None:
+        _forget(server)
         return
     with contextlib.suppress(psutil.NoSuchProcess):
         try:
@@ -133,6 +134,12 @@ def end(server: Identity, grace: float) -> None:
                 process.kill()
         with contextlib.suppress(psutil.TimeoutExpired):
             process.wait(10.0)
+    _forget(server)
+
+
+def _forget(server: Identity) -> None:
+    """Let go of the Popen object of a child of ours that has ended."""
+    _STARTED[:] = [child for child in _STARTED if child.pid != server.pid or child.poll() is None]
 
 
 @contextlib.contextmanager

@@ -15,7 +15,9 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import (
     GroupCoordinatorNotAvailableError,
     GroupIdNotFound,
+    GroupLoadInProgressError,
     NonEmptyGroup,
+    NotCoordinatorForGroupError,
     TopicAlreadyExistsError,
     UnknownTopicOrPartitionError,
     for_code,
@@ -28,6 +30,8 @@ from rookery.streams.core.routing import Topics
 from rookery.streams.kafka import security
 
 HOUR_MS = 3_600_000
+# How long a coordinator may take to read its groups before one of them can be deleted.
+GROUP_SECONDS_MAX = 30.0
 DAY_MS = 24 * HOUR_MS
 # Longer than a worker may sleep and still append under an old lease: its records must be there for recovery to judge.
 COMPACTION_LAG_MS = DAY_MS
@@ -318,12 +322,21 @@ async def remove(app_id: str, client_kwargs: Mapping[str, Any]) -> list[str]:
 
 async def _remove_group(client: AIOKafkaAdminClient, app_id: str) -> None:
     """Forget what the group has committed, else an application of that name would seem to have handled messages."""
-    try:
-        coordinator = await client.find_coordinator(app_id)
-    except GroupCoordinatorNotAvailableError:
-        return  # a new broker, where no group has been yet
-    request = DeleteGroupsRequest([app_id])
-    for name, code in (await client._send_request(request, coordinator)).results:
+    deadline = time.monotonic() + GROUP_SECONDS_MAX
+    while True:
+        try:
+            coordinator = await client.find_coordinator(app_id)
+        except GroupCoordinatorNotAvailableError:
+            return  # a new broker, where no group has been yet
+        response = await client._send_request(DeleteGroupsRequest([app_id]), coordinator)
+        code = response.results[0][1]
         # One with members is left: its workers stop by themselves, now that the topics are gone.
-        if code not in (NO_ERROR, GroupIdNotFound.errno, NonEmptyGroup.errno):
-            raise for_code(code)(f"deleting the group {name}")
+        if code in (NO_ERROR, GroupIdNotFound.errno, NonEmptyGroup.errno):
+            return
+        # A coordinator that has just started reads its groups first.
+        if (
+            code not in (GroupLoadInProgressError.errno, NotCoordinatorForGroupError.errno)
+            or time.monotonic() > deadline
+        ):
+            raise for_code(code)(f"deleting the group {app_id}")
+        await asyncio.sleep(0.2)

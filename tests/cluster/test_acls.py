@@ -33,7 +33,7 @@ from tests.cluster.small_app import Add, Total
 from tests.cluster.test_agents_on_kafka import ROOT, Worker
 from tests.cluster.test_security import environ
 
-pytestmark = [pytest.mark.kafka, pytest.mark.slow]
+pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.xdist_group("secure")]
 
 KINDS = {
     "topic": ResourceType.TOPIC,

@@ -27,7 +27,7 @@ from rookery.schemas.deadletter import decode_dead_letter
 from rookery.schemas.errors import AgentError, AgentStopped, AskTimeout
 from tests.cluster.small_app import Add, TestAgent, Total
 
-pytestmark = pytest.mark.kafka
+pytestmark = [pytest.mark.kafka, pytest.mark.xdist_group("agents")]
 
 ROOT = Path(__file__).parents[2]
 

@@ -322,7 +322,9 @@ def test_replay_gives_each_missing_effect_once_and_in_order(fleet: Fleet, tmp_pa
 
     # Purging: nothing without --yes, never what was not selected.
     assert "40 dead letters would be deleted" in fleet.cli("purge", "--agent", agents[1])
-    said = fleet.cli("purge", "--agent", agents[2], "--yes")
+    # Of the two that share a partition, one has the letter at its front.
+    behind = next(agent for agent in (agents[2], agents[0]) if fleet.letters(agent=agent)[0].offset > 0)
+    said = fleet.cli("purge", "--agent", behind, "--yes")
     assert "0 dead letters are deleted" in said
     assert "40 more are selected but stay" in said
     assert len(fleet.letters()) == 120

@@ -21,7 +21,7 @@ from tests.cluster.secure_kafka import PASSWORD, SecureKafka
 from tests.cluster.small_app import Add, Total
 from tests.cluster.test_agents_on_kafka import ROOT, Worker
 
-pytestmark = [pytest.mark.kafka, pytest.mark.slow]
+pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.xdist_group("secure")]
 
 
 @pytest.fixture(autouse=True)

@@ -69,7 +69,6 @@ async def test_a_stop_in_the_middle_of_a_recovery_is_clean(
         await counted(app_id, broker, send.sent)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the broker's own Popen
 @pytest.mark.parametrize("fault", ["killed", "frozen"])
 async def test_a_worker_whose_broker_has_gone_still_stops(fault: str, tmp_path: Path) -> None:
     with own_broker(tmp_path) as (address, server), crew("gone", address, tmp_path) as start:

@@ -48,11 +48,12 @@ async def test_a_third_worker_takes_only_what_is_its_share(broker: str, app_id: 
         a, b = (start(name, AGENT_ID=name, ROOKERY_WEIGHT=w, **common) for name, w in (("a", "3"), ("b", "1")))
         await eventually(lambda: len(owned(a)) == 9 and len(owned(b)) == 3, "9 and 3", timeout=150)
         before = {worker: owned(worker) for worker in (a, b)}
+        recovered = b.log.read_text().count("recovered partition")  # more than 3 if it was there first
         c = start("c", AGENT_ID="c", ROOKERY_WEIGHT="1", **common)
         await eventually(lambda: len(owned(c)) == 2, "2 of the third", timeout=150)
         await eventually(lambda: len(owned(a)) == 7, "7 of the first", timeout=90)
         assert owned(b) == before[b], "b has its share: it keeps all it had"
-        assert b.log.read_text().count("recovered partition") == 3
+        assert b.log.read_text().count("recovered partition") == recovered
         assert owned(a) == before[a] - owned(c), "the least movement: 2"
         assert last_shares(a, b, c) == {"a": 7, "b": 3, "c": 2}
 
