@@ -12,7 +12,18 @@ from tests.chaos.broker import own_brokers
 from tests.chaos.run import Plan, Run, Verdict
 
 # What one minute on a small machine can hold.
-USUAL = ("kill", "failpoint", "die-in-recovery", "freeze", "term", "duplicates", "storm", "broker-restart")
+USUAL = (
+    "kill",
+    "failpoint",
+    "die-in-recovery",
+    "freeze",
+    "term",
+    "duplicates",
+    "storm",
+    "broker-restart",
+    "redis-away",
+    "redis-flush",
+)
 CODES = {"OK": 0, "FAILED": 1, "INVALID": 2, "OVERLOAD": 3}
 
 

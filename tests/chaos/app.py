@@ -58,6 +58,8 @@ async def watch() -> None:
                 "owned": owned,
                 "since": since,  # it owns so many
                 "retries": statistics.get("shipping", {}).get("retries", 0),
+                "lock_errors": statistics.get("locks", {}).get("errors", 0),
+                "locked": statistics.get("locks", {}).get("acquired", 0),
                 "shipped": statistics.get("shipping", {}).get("shipped", 0),
                 **{key: value for key, value in statistics.items() if isinstance(value, int)},
             }

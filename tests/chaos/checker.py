@@ -220,6 +220,8 @@ def _sums(agent: str, books: Mapping[str, Any], log: Log) -> Iterator[Anomaly]:
             yield Anomaly(STATE_DIVERGENCE, agent, f"{name} is {books[name]}, by the log {expected}")
     if books["mixed"]:
         yield Anomaly(STATE_DIVERGENCE, agent, "a step gave what another call had made", books["mixed"])
+    if books["backwards"]:
+        yield Anomaly(STALE_ACCEPTED, agent, "the holder of an older token of a lock was let in", books["backwards"])
 
 
 def _sent(agent: str, books: Mapping[str, Any], streams: Mapping[str, Stream]) -> Iterator[Anomaly]:

@@ -24,6 +24,8 @@ FLUSH_SECONDS = 90.0
 
 NETWORK = {"cut", "black-hole"}
 """Kinds that need the proxy."""
+REDIS = {"redis-away", "redis-flush"}
+"""Kinds that need a Redis; with them agents use locks."""
 DISK = {"disk-full"}
 """Kinds that need stores on small disks."""
 
@@ -330,6 +332,45 @@ async def broker_pause(world: World, one: Fault) -> None:
     finally:
         broker.thaw()
     await until(lambda: world.fleet.owned() >= world.partitions, PATIENCE)
+
+
+# --- Redis -----------------------------------------------------------------------------------------------------------
+
+
+@fault
+async def redis_away(world: World, one: Fault) -> None:
+    """Redis is frozen, or killed and comes back with nothing: who waits for locks waits, all others go on."""
+    if world.redis is None:
+        return
+    before, seconds = world.fleet.total("lock_errors"), world.rng.uniform(3, 6)
+    if kill_it := world.rng.random() < 0.5:
+        world.redis.stop()
+    else:
+        world.redis.signal(signal.SIGSTOP)
+    one.did = f"{'killed' if kill_it else 'frozen'} for {seconds:.0f} s"
+    try:
+        await asyncio.sleep(seconds)
+    finally:
+        if kill_it:
+            world.redis.start()
+        else:
+            world.redis.signal(signal.SIGCONT)
+    await until(lambda: world.fleet.total("lock_errors") > before, 5)
+    if (errors := world.fleet.total("lock_errors") - before) > 0:
+        one.effects.append(f"{errors} commands failed")
+
+
+@fault
+async def redis_flush(world: World, one: Fault) -> None:
+    """Redis forgets all locks while they are held: two may hold one, and the older token must be refused."""
+    if world.redis is None:
+        return
+    locked = world.fleet.total("locked")
+    with world.redis.admin() as admin:
+        one.did = f"{admin.dbsize()} keys"
+        admin.flushall()
+    if await until(lambda: world.fleet.total("locked") > locked, 15):
+        one.effects.append("locks are taken again")
 
 
 # --- clients ---------------------------------------------------------------------------------------------------------

@@ -10,7 +10,8 @@ import asyncio
 import random
 from typing import Any
 
-from rookery import Agent, Policy, Supervision, handler
+from rookery import Agent, Lock, Policy, Supervision, handler
+from rookery.schemas.errors import LockLost, LockTimeout, NoFence, Overloaded, RedisUnavailable, StaleFence
 from tests.chaos.wire import Order
 from tests.chaos.workload import AGENT, DO, REPORT, chain
 
@@ -44,6 +45,10 @@ class Clerk(Agent):
     mixed: int = 0  # steps that gave what another call had made
     value: int = 0
     balance: int = 0
+    unlocked: int = 0  # locks that it did not get or lost, since Redis was away or forgot them
+    tokens: dict[str, int] = {}  # noqa: RUF012 - lock -> the last token that was let in here
+    refused: int = 0  # older tokens
+    backwards: int = 0  # tokens that the guard let in although they were older
     odd_count: int = 0
     odd: list[list[Any]] = []  # noqa: RUF012 - stream, expected number, its number, id
 
@@ -66,6 +71,10 @@ class Clerk(Agent):
             "balance": self.balance,
             "answered": self.answered,
             "mixed": self.mixed,
+            "unlocked": self.unlocked,
+            "tokens": self.tokens,
+            "refused": self.refused,
+            "backwards": self.backwards,
             "odd_count": self.odd_count,
             "odd": self.odd,
         }
@@ -111,6 +120,22 @@ class Clerk(Agent):
     async def _flaky(self, times: int) -> None:
         if self.attempt < times:
             raise Flaky(self.attempt)
+
+    async def _lock(self, target: str, lane: int, name: str) -> None:
+        try:
+            async with Lock(name, ttl=3, wait=2) as token:
+                self._order(target, lane, [["enter_locked", name, token]])
+        except (LockLost, LockTimeout, NoFence, Overloaded, RedisUnavailable):
+            self.unlocked += 1
+
+    async def _enter_locked(self, name: str, token: int) -> None:
+        try:
+            self.guard(name, token)
+        except StaleFence:
+            self.refused += 1
+            return
+        self.backwards += token < self.tokens.get(name, 0)
+        self.tokens[name] = token
 
     async def _fail(self) -> None:
         raise OrderedToFail(self.message.id)

@@ -205,6 +205,16 @@ def _digest() -> None:
     steps._begin = lambda log, context, fresh: log.begin()
 
 
+# --- locks -----------------------------------------------------------------------------------------------------------
+
+
+def _guard() -> None:
+    """Agents take any token."""
+    from rookery.agents import guard
+
+    guard.check_fence = lambda seen, name, token: seen.__setitem__(name, token)  # type: ignore[attr-defined]
+
+
 # --- what can't be handled -------------------------------------------------------------------------------------------
 
 
@@ -257,6 +267,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation("digest", "digest of steps", _digest, (STATE_DIVERGENCE,), ["kill"], {"fickle": 0.2}),
     Mutation("crc", "CRC", _crc, (DEAD_LETTER_MISMATCH,), (), {"poison": 0.2}),
     Mutation("letters", "dead letters", _letters, (DEAD_LETTER_MISMATCH,)),
+    Mutation("guard", "fencing tokens of locks", _guard, (STALE_ACCEPTED,), ["redis-flush"], {"lock": 0.2}),
 )  # fmt: skip
 # What needs no worker to die is seen within seconds.
 QUICK = tuple(mutation.name for mutation in MUTATIONS if not mutation.kinds)

@@ -11,6 +11,7 @@ from typing import Any
 from tests.chaos.broker import Broker
 from tests.chaos.disks import Disks
 from tests.chaos.fleet import Fleet, Worker
+from tests.cluster.redis_kit import RedisServer
 
 
 @dataclass
@@ -45,6 +46,7 @@ class World:
     failovers: list[float] = field(default_factory=list)  # seconds
     excused: set[int] = field(default_factory=set)  # pids whose slowness is our doing
     extras: int = 0
+    redis: RedisServer | None = None
 
     def revive(self) -> None:
         """Start workers again that ended by themselves, as any operator's supervisor does."""

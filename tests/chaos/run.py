@@ -36,6 +36,7 @@ from tests.chaos.evidence import (
 from tests.chaos.fleet import ROOT, Fleet, until
 from tests.chaos.journals import Journals
 from tests.chaos.workload import address
+from tests.cluster.redis_kit import RedisServer
 
 GENERATOR, CHECKER = "generator", "checker"
 START_SECONDS = 120.0
@@ -43,6 +44,8 @@ START_SECONDS = 120.0
 DRAIN_SECONDS, DRAIN_SHARE = 120.0, 0.5
 # How often an agent that is silent is asked.
 ASK_TIMES = 4
+# The share of orders with a lock, in runs with a Redis.
+LOCKED = 0.03
 # Witnesses shown of each anomaly.
 SHOWN_MAX = 5
 
@@ -112,6 +115,7 @@ class Run:
         self._load: subprocess.Popen[bytes] | None = None
         workers = [f"worker-{number}" for number in range(1, plan.workers + 1)]
         self.disks = Disks(self._folder / "data", workers if faults.DISK & set(plan.kinds) else [])
+        self._redis = RedisServer(self._folder / "redis") if faults.REDIS & set(plan.kinds) else None
         self._ports = self._start_proxy(workers) if faults.NETWORK & set(plan.kinds) else {}
         self.fleet = Fleet(self._folder, self._env, workers)
         self._history = self._folder / "history.jsonl"
@@ -129,6 +133,7 @@ class Run:
             "ROOKERY_STORE": "rocksdb" if faults.DISK & set(plan.kinds) else plan.store,
             "ROOKERY_DATA_DIR": str(self.disks.folder(worker)),
             "ROOKERY_STANDBYS": str(plan.standbys),
+            **({"ROOKERY_REDIS_URL": self._redis.url} if self._redis else {}),
             "CHAOS_COMPACTION": "1" if plan.compaction else "",
             "CHAOS_LINKS": json.dumps(self._ports.get(worker, {})),
             "CHAOS_OFF": plan.off,
@@ -159,6 +164,8 @@ class Run:
         finally:
             self.fleet.kill()
             self.disks.close()
+            if self._redis is not None:
+                self._redis.stop()
             for process in (self._load, self._proxy):
                 if process is not None:
                     process.kill()
@@ -200,7 +207,7 @@ class Run:
         order = {
             "name": f"client:{GENERATOR}", "app_id": self.app_id, "broker": self._broker, "rate": plan.rate,
             "agents": plan.agents, "seed": plan.seed, "history": str(self._history),
-            "emphasis": dict(plan.emphasis),
+            "emphasis": {**({"lock": LOCKED} if self._redis else {}), **plan.emphasis},
         }  # fmt: skip
         with (self._folder / "generator.log").open("wb") as out:
             command = [sys.executable, "-m", "tests.chaos.generator", json.dumps(order)]
@@ -208,7 +215,7 @@ class Run:
         return nemesis.World(
             self.fleet, self._brokers, self.disks, self._load.pid, self._again_count, self._network,
             self.names.inboxes[1],
-            plan.session_timeout, plan.partitions, random.Random(plan.seed + 1),
+            plan.session_timeout, plan.partitions, random.Random(plan.seed + 1), redis=self._redis,
         )  # fmt: skip
 
     def _lines(self) -> list[dict[str, Any]]:

@@ -66,7 +66,7 @@ class Run:
         self.replies = [Reply("c2", "r1"), Reply("c2", "r1")]
         self.heard_by_a = [2, 2, chain(chain(0, "c1"), "c2")]
         self.heard_by_b = [2, 2, chain(chain(0, "a1"), "a2")]
-        none = {"balance": -3, "odd": [], "answered": 0, "mixed": 0}
+        none = {"balance": -3, "odd": [], "answered": 0, "mixed": 0, "backwards": 0}
         self.books: dict[str, Any] = {
             A: {
                 "heard": {f"{CLIENT}|1": self.heard_by_a},
@@ -232,6 +232,10 @@ def mix_steps_up(run: Run) -> None:
     run.books[A]["mixed"] = 1
 
 
+def let_an_older_token_in(run: Run) -> None:
+    run.books[B]["backwards"] = 1
+
+
 def fall_silent(run: Run) -> None:
     run.books[A] = None
 
@@ -262,6 +266,7 @@ WRONG: list[tuple[str, Callable[[Run], None]]] = [
     (names.DOUBLED, run_a_step_again),
     (names.REPLY_DOUBLED, take_an_answer_twice),
     (names.STATE_DIVERGENCE, mix_steps_up),
+    (names.STALE_ACCEPTED, let_an_older_token_in),
 ]
 
 

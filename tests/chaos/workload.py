@@ -12,6 +12,7 @@ of their own, since they leave in the middle of a turn, and a turn that fails as
     ["step"]                         a durable step that draws a random number
     ["sleep", seconds]
     ["flaky", times]                 raise that often, then go on
+    ["lock", target, lane, name]     hold a lock (Redis), and send an order with ["enter_locked", name, token] meanwhile
     ["fail"]                         raise, after everything before it
     ["fickle"]                       a step whose arguments change: to be refused if the turn runs again
 """
@@ -34,6 +35,7 @@ DO, REPORT = "do", "report"
 ANSWER = "rookery.reply"  # of an agent to an agent
 # Whom an agent writes to: the one so much further on, so that senders and receivers of an agent stay few.
 STRIDES = (1, 17, 101)
+LOCKS = 20
 
 
 class Command(NamedTuple):
@@ -52,14 +54,17 @@ def address(number: int) -> str:
 
 
 def commands(seed: int, agents: int, emphasis: Mapping[str, float] = MappingProxyType({})) -> Iterator[Command]:
-    """An endless workload; the same seed gives the same. `emphasis` is the share of kinds: "fickle", "long"."""
+    """An endless workload; the same seed gives the same. `emphasis` is the share of kinds: "fickle", "long", "lock"."""
     rng = random.Random(seed)
-    fickle, long = emphasis.get("fickle", 0.01), emphasis.get("long", 0.001)
+    fickle, long, lock = emphasis.get("fickle", 0.01), emphasis.get("long", 0.001), emphasis.get("lock", 0.0)
     while True:
         me = rng.randrange(agents)
         ops = _program(rng, me, agents, depth=2)
         if rng.random() < long:
             ops.append(["sleep", 4])  # longer than a message stays in the inbox
+        if lock and rng.random() < lock:
+            number = rng.randrange(min(LOCKS, agents))  # each lock protects something that one agent keeps
+            ops.append(["lock", address(number), _lane(rng), f"lock-{number}"])
         end = rng.random()
         fails = end < 0.01 + fickle and ops[-1][0] != "ask"
         if fails:
