@@ -18,9 +18,9 @@ from contextlib import aclosing
 from datetime import datetime
 from typing import Any, Self
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import UnknownTopicOrPartitionError
+from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
 from aiokafka.structs import OffsetAndMetadata
 
 from rookery.agents import Agent, AgentHandle, AgentManager
@@ -39,10 +39,10 @@ from rookery.streams.core.routing import Router, Topics
 from rookery.streams.engine.engine import Engine
 from rookery.streams.kafka import security, topics
 from rookery.streams.kafka.batches import COORDINATOR_NOT_READY
-from rookery.streams.kafka.bulk import Bulk
 from rookery.streams.kafka.deadletters import DeadLetterBox, Letter, Selection
 from rookery.streams.kafka.fence import KafkaFence
 from rookery.streams.kafka.fleets import FleetWatch
+from rookery.streams.kafka.producing import Bulk, Producer
 from rookery.streams.nats.caller import NatsCaller
 from rookery.streams.nats.errors import NotOverNats
 
@@ -82,7 +82,7 @@ class Client:
         self._kafka_kwargs: dict[str, Any] = {}
         if self._edge is None:
             self._kafka_kwargs = {**security.client_kwargs(self.settings), "client_id": f"{app_id}-client-{self.name}"}
-        self._producer: AIOKafkaProducer | None = None
+        self._producer: Producer | None = None
         self._admin: AIOKafkaAdminClient | None = None
         self._admin_opening = asyncio.Lock()
         self._meter: AIOKafkaConsumer | None = None
@@ -105,7 +105,7 @@ class Client:
             await self._edge.connect()
             bind(self)
             return self
-        self._producer = AIOKafkaProducer(
+        self._producer = Producer(
             **self._kafka,
             acks="all",
             enable_idempotence=True,
@@ -163,7 +163,7 @@ class Client:
     async def _partition_count(self) -> int:
         topic = self.topics.inboxes[Priority.NORMAL]
         try:
-            return len(await asyncio.wait_for(self._started.partitions_for(topic), 10.0))
+            return len(await asyncio.wait_for(self._started.current.partitions_for(topic), 10.0))
         except (UnknownTopicOrPartitionError, TimeoutError):
             raise WrongTopic(
                 topic, "it does not exist", "start a worker of the application, or `faust -A <app> topics create`"
@@ -192,17 +192,22 @@ class Client:
 
         Order is kept per target and priority. Raises what `tell` raises; what was sent before stays sent.
         """
-        bulk = Bulk(self._started)
+        producer = self._started.current
+        bulk = Bulk(producer)
         count = 0
-        for target, message, priority in messages:
-            destination, key, value = self._call.encode(target, *codecs.encode(message), priority=priority)
-            if not bulk.add(destination, key, value):
-                await bulk.send(destination)
-                bulk.add(destination, key, value)
-            count += 1
-            if count % 256 == 0:
-                await asyncio.sleep(0)
-        await bulk.flush()
+        try:
+            for target, message, priority in messages:
+                destination, key, value = self._call.encode(target, *codecs.encode(message), priority=priority)
+                if not bulk.add(destination, key, value):
+                    await bulk.send(destination)
+                    bulk.add(destination, key, value)
+                count += 1
+                if count % 256 == 0:
+                    await asyncio.sleep(0)
+            await bulk.flush()
+        except KafkaError:  # a batch may be missing now
+            await self._started.renew(producer)
+            raise
         return count
 
     async def backlog(self) -> dict[Priority, int]:
@@ -302,7 +307,7 @@ class Client:
 
     async def produce(self, destination: Destination, key: bytes, value: bytes) -> None:
         """Write a record as it is; returns once the broker has it. Raises KafkaError."""
-        await self._started.send_and_wait(destination[0], value, key=key, partition=destination[1])
+        await self._started.send(destination, key, value)
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
@@ -321,7 +326,7 @@ class Client:
         return self._caller
 
     @property
-    def _started(self) -> AIOKafkaProducer:
+    def _started(self) -> Producer:
         if self._edge is not None:
             raise NotOverNats
         if self._producer is None:

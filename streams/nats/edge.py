@@ -12,6 +12,7 @@ import asyncio
 import logging
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -32,6 +33,8 @@ from rookery.streams.nats.outbound import Outbound
 from rookery.streams.web import guard
 
 log = logging.getLogger(__name__)
+
+SELDOM = 10.0  # seconds between lines of aiokafka that say the same
 
 
 class Edge:
@@ -133,6 +136,26 @@ class Edge:
             await runner.cleanup()
 
 
+class _Seldom(logging.Filter):
+    """Lets a line of aiokafka pass once in a while: it tells of a broker that is away many times a second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told: dict[object, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is worth a line."""
+        if not record.name.startswith("aiokafka"):
+            return True
+        now = time.monotonic()
+        if now - self._told.get(record.msg, -SELDOM) < SELDOM:
+            return False
+        if len(self._told) > 1_000:
+            self._told.clear()
+        self._told[record.msg] = now
+        return True
+
+
 async def _serve(settings: Settings) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -145,6 +168,7 @@ def main() -> int:
     try:
         settings = Settings.load()
         logging.basicConfig(level=settings.log_level.upper(), format="[%(asctime)s] [%(levelname)s] %(message)s")
+        logging.root.handlers[0].addFilter(_Seldom())
         asyncio.run(_serve(settings))
     except (RookeryError, KafkaError) as error:
         print(f"Error: {str(error) or type(error).__name__}", file=sys.stderr)

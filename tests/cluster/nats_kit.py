@@ -20,6 +20,7 @@ from tests.cluster.crew import eventually
 from tests.cluster.redis_kit import free_port
 
 NATS_SERVER = shutil.which("nats-server") or shutil.which("nats-server", path="/usr/sbin")
+NATS_CLI = shutil.which("nats")
 PASSWORD = "a-password-of-tests"
 
 

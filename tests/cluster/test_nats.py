@@ -7,6 +7,7 @@ import asyncio
 import json
 import time
 import urllib.request
+from asyncio.subprocess import PIPE, STDOUT
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ from rookery.streams.nats import connect
 from rookery.streams.nats.errors import NatsRefused, NatsUnavailable, NotOverNats
 from tests.certificates import Authority
 from tests.cluster.crew import crew, eventually, own_broker
-from tests.cluster.nats_kit import NATS_SERVER, EdgeProcess, NatsServer
+from tests.cluster.nats_kit import NATS_CLI, NATS_SERVER, EdgeProcess, NatsServer
 
 pytestmark = [
     pytest.mark.kafka,
@@ -261,6 +262,33 @@ async def test_an_agent_asks_a_service_on_nats(world: World) -> None:
         assert refused.headers["error"] == ("ask-timeout" if question == "silence" else "handler-failed")
         assert says in json.loads(refused.data)["text"]
     await oracle.unsubscribe()
+
+
+@pytest.mark.skipif(NATS_CLI is None, reason="there is no nats command line, which is NATS' own program in Go")
+async def test_the_command_line_of_nats_talks_to_agents_and_answers_them(world: World) -> None:
+    def nats_cli(*words: str) -> list[str]:
+        return [str(NATS_CLI), "--server", world.server.url, *words]
+
+    async def run(*words: str) -> str:
+        running = await asyncio.create_subprocess_exec(*nats_cli(*words), stdout=PIPE, stderr=STDOUT)
+        said, _ = await asyncio.wait_for(running.communicate(), 30)
+        assert running.returncode == 0, said.decode()
+        return said.decode()
+
+    await run("pub", "agents.Desk/cli", '{"type": "add", "by": 2}')
+    await world.counted("Desk/cli", 2)
+    said = await run("request", "--raw", "-H", "type:add", "-H", "priority:high", "agents.Desk/cli", '{"by": 40}')
+    assert json.loads(said) == {"n": 42}
+    await run("pub", "stream.agents.Desk/cli", '{"type": "add", "by": 1}', "--jetstream")
+    await world.counted("Desk/cli", 43)
+    service = await asyncio.create_subprocess_exec(*nats_cli("reply", "oracle.cli", '{"answer": 42}', "--count=1"))
+    try:
+        await asyncio.sleep(0.5)
+        body = {"type": "consult", "subject": "oracle.cli", "question": "what"}
+        assert json.loads((await world.ask("Desk/cli", body)).data) == {"answer": 42}
+    finally:
+        service.kill()
+        await service.wait()
 
 
 # --- the stream -------------------------------------------------------------------------------------------------------
