@@ -23,7 +23,8 @@ def fit(
     and one that lost its end from there. Sequences of sources stay known: they count on in the new inbox, too.
     """
     if position is None:
-        lanes = [LanePosition.fresh(start, partitions) for start, _ in bounds]
+        # The last of what an inbox deleted before it was ever read stays open, until somebody tells of the loss.
+        lanes = [LanePosition.fresh(max(0, start - 1), partitions) for start, _ in bounds]
         position = Position(lanes, next_slot=1, next_sequence=1, sent_through=0, ring=ring, partitions=partitions)
     if position.partitions != partitions:
         raise WrongPosition(number, f"it was written for {position.partitions} partitions, there are {partitions}")

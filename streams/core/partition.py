@@ -70,6 +70,7 @@ class Partition:
         self.repair = recovered.repair
         position = fit(number, recovered.position, bounds, incarnations, partitions, limits.ring, afresh)
         self.starts = tuple(start for start, _ in bounds)  # of the logs, when this partition was recovered
+        self.is_new = recovered.position is None  # nobody has handled anything of it yet
         self.windows = tuple(Window() for _ in range(LANES))
         self.lanes = tuple(LaneProgress(lane, limits.dedup_window) for lane in position.lanes)
         self.sequence = position.next_sequence
@@ -196,10 +197,13 @@ class Partition:
         done = [lane.done for lane in self.lanes]
         for turn in turns:
             mailbox, state = turn.mailbox, turn.state
-            ledger = None if mailbox is None else mailbox.ledger
+            if mailbox is None:
+                self.lanes[turn.lane].give_up(turn.offset)
+                continue
+            ledger = mailbox.ledger
             if ledger is None or self.ledgers.settle(turn, ledger, records):
                 done[turn.lane](turn.offset)
-            if state is not None and mailbox is not None:
+            if state is not None:
                 records[mailbox.key] = state or None
         if self.ledgers.mailboxes:
             self._adopt(records, turns)

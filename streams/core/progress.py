@@ -25,7 +25,7 @@ class LaneProgress:
     """Tracks one lane from the position that the journal gave; every record enters through one of the admit calls."""
 
     __slots__ = (
-        *("_base", "_flags", "_id_log", "_ids", "_origins", "_seen", "_seen_stored", "_window"),
+        *("_base", "_flags", "_id_log", "_ids", "_lost", "_origins", "_seen", "_seen_stored", "_window"),
         *("incarnation", "next", "prefix"),
     )
 
@@ -39,6 +39,7 @@ class LaneProgress:
         self._seen_stored = array("Q", position.seen)
         self._seen = array("Q", position.seen)
         self._origins: deque[tuple[int, int] | None] = deque()  # of the records in [prefix, next)
+        self._lost: dict[int, int] = {}  # stretches that the log deleted unhandled: last -> first
         self._window = window
         self._ids: dict[str, int] = {}  # id -> offset of its latest record
         self._id_log: deque[tuple[int, str]] = deque()
@@ -87,17 +88,17 @@ class LaneProgress:
     def truncate(self, start: int) -> tuple[int, int, int] | None:
         """The log deleted everything below `start`, which is above `next`: go on there.
 
-        Returns the first and the last offset that was not done, and how many there were; the last one stays open until
-        its caller has finished it. None if all were done.
+        Returns the first and the last offset that was not done, and how many there were; they stay open until the last
+        of them is given up. None if all were done.
         """
-        index, missing = self.next - self._base, start - self.next
+        begin, index, missing = self.next, self.next - self._base, start - self.next
         lost = bytes(self._flags[index : index + missing]).ljust(missing, b"\x00")
         first, last, count = lost.find(0), lost.rfind(0), lost.count(0)
-        begin = self.next
         self.skip_to(start)
+        self._flags[index : index + missing] = lost
         if not count:
             return None
-        self._flags[index + last] = 0
+        self._lost[begin + last] = begin + first
         return begin + first, begin + last, count
 
     def _enter(self, origin: tuple[int, int] | None, known: bool) -> bool:
@@ -114,6 +115,11 @@ class LaneProgress:
     def done(self, offset: int) -> None:
         """Mark an admitted record as done; takes effect on the prefix at the next `advance`."""
         self._flags[offset - self._base] = 1
+
+    def give_up(self, offset: int) -> None:
+        """Mark a record as done that no agent takes; with the last of a lost stretch the whole of it."""
+        first = self._lost.pop(offset, offset)
+        self._flags[first - self._base : offset + 1 - self._base] = b"\x01" * (offset + 1 - first)
 
     def advance(self) -> None:
         """Move the prefix over everything that is done without a gap, folding the sequences it passes."""

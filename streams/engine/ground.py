@@ -66,7 +66,7 @@ class Ground:
     def opened(self, partition: Partition) -> None:
         """A partition is recovered: what its inboxes deleted meanwhile is lost."""
         for lane in range(LANES):
-            self._begins_at(partition, lane, partition.starts[lane])
+            self._begins_at(partition, lane, partition.starts[lane], from_start=partition.is_new)
 
     def closed(self, number: int) -> None:
         """A partition is dropped."""
@@ -103,15 +103,16 @@ class Ground:
         if not partition.closed:
             self._port.seek(partition.number, lane, progress.next)
 
-    def _begins_at(self, partition: Partition, lane: int, start: int) -> None:
-        """The lane's log begins at `start`: everything unhandled that was not fetched and lies below is lost."""
+    def _begins_at(self, partition: Partition, lane: int, start: int, from_start: bool = False) -> None:
+        """The lane's log begins at `start`: everything unhandled that was not fetched and lies below is lost, and
+        `from_start` everything below."""
         progress = partition.lanes[lane]
         if start <= progress.next:
             return
         lost = progress.truncate(start)
         if lost is None:
             return
-        first, last, count = lost
+        first, last, count = (0, start - 1, start) if from_start else lost
         error = LogTruncated(self._inboxes[lane], partition.number, first, last, count)
         log.error("%s", error)
         self.lost_count += count

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 from rookery.schemas.errors import LeaseLost
 from rookery.streams.core.routing import Topics
-from rookery.streams.log import Append, JournalRecord, Lease, ShipFailed
+from rookery.streams.log import Append, Followed, JournalRecord, Lease, ShipFailed
 from rookery.streams.memory import MemoryLog, MemoryPort, MemoryRecord
 from tests.simulation.disk import Disk
 from tests.simulation.faults import Fault, Plan
@@ -20,6 +20,8 @@ T = TypeVar("T")
 
 # A worker gives a request up after this, virtual seconds.
 REQUEST_TIMEOUT = 0.8
+# Records that a follower of journals gets at once.
+FOLLOWED_MAX = 50
 
 
 class Batch(NamedTuple):
@@ -35,8 +37,11 @@ class Broker(MemoryLog):
 
     fencing: ClassVar[bool] = True  # a mutation switches it off
 
-    def __init__(self, topics: Topics, partitions: int) -> None:
+    def __init__(self, topics: Topics, partitions: int, copies_at: Callable[[int], Iterable[int]]) -> None:
+        """`copies_at(partition)` is where stores in the memory of live workers stand."""
         super().__init__(topics, partitions)
+        self._copies_at = copies_at
+        self.followers: list[asyncio.Event] = []  # set when a journal has grown
         self.batches: list[list[Batch]] = [[] for _ in range(partitions)]
         self.ends = [0] * partitions
         self.readers: list[list[Gate]] = [[] for _ in range(partitions)]  # recoveries that read the journal now
@@ -55,7 +60,13 @@ class Broker(MemoryLog):
             JournalRecord(base + i, key, value, number) for i, (key, value) in enumerate(records)
         ]
         self.batches[partition].append(Batch(base, base if number is None else number, records))
+        for follower in self.followers:
+            follower.set()
         return base
+
+    def read_journal(self, partition: int, start: int, stop: int, most: int) -> Sequence[JournalRecord]:
+        """The first `most` records in [start, stop) that compaction left."""
+        return [record for record in self.journals[partition] if start <= record.offset < stop][:most]
 
     def is_stale(self, partition: int, epoch: int) -> bool:
         """Whether a newer epoch has appended, as far as the broker knows."""
@@ -76,7 +87,7 @@ class Broker(MemoryLog):
             bound = min([bound, *self._unrepaired(partition)])
         journal, reading = self.journals[partition], any(not gate.dead for gate in self.readers[partition])
         marks = [disk.images[partition].mark.offset for disk in self.disks if partition in disk.images]
-        unseen = min(marks, default=self.ends[partition])
+        unseen = min([*marks, *self._copies_at(partition)], default=self.ends[partition])
         last = {record.key: record.offset for record in journal if record.offset < bound}
         self.journals[partition] = [
             record
@@ -212,30 +223,60 @@ class SimulatedPort(MemoryPort):
     async def read_journal(self, partition: int, start: int, stop: int) -> AsyncIterator[Sequence[JournalRecord]]:
         broker, size = self.broker, self.here.network.choice([7, 50, 10_000])
         broker.readers[partition].append(self.here.gate)
-
-        def land(first: int) -> Sequence[JournalRecord]:
-            return [record for record in broker.journals[partition] if first <= record.offset < stop][:size]
-
         try:
             while start < stop:
-                records = await self.request("read", partial(land, start), partition)
+                records = await self.request(
+                    "read", partial(broker.read_journal, partition, start, stop, size), partition
+                )
                 yield records
                 start = records[-1].offset + 1 if len(records) == size else stop
         finally:
             broker.readers[partition].remove(self.here.gate)
 
+    async def follow_journals(self, offsets: Mapping[int, int]) -> AsyncGenerator[Followed]:
+        broker, network, grown = self.broker, self.here.network, asyncio.Event()
+        positions, told = dict(offsets), dict.fromkeys(offsets, -1)
+
+        def land(number: int) -> tuple[Sequence[JournalRecord], int]:
+            end = broker.ends[number]
+            return broker.read_journal(number, positions[number], end, FOLLOWED_MAX), end
+
+        broker.followers.append(grown)
+        try:
+            while True:
+                grown.clear()
+                for number, position in list(positions.items()):
+                    if position == broker.ends[number] == told[number]:
+                        continue
+                    records, end = await self.request("read", partial(land, number), number)
+                    reached = records[-1].offset + 1 if len(records) == FOLLOWED_MAX else end
+                    positions[number], told[number] = reached, end
+                    if reached < end:
+                        grown.set()
+                    yield Followed(number, records, reached, end)
+                await grown.wait()
+                await asyncio.sleep(network.choice([0.01, 0.1, 0.5]) * network.random())
+        finally:
+            broker.followers.remove(grown)
+
     async def inbox_bounds(self, partition: int) -> Sequence[tuple[int, int]]:
         topics, records = self.broker.topics.inboxes, self.broker.records
         return await self.request(
-            "bounds", lambda: [(0, len(records(topic, partition))) for topic in topics], partition
+            "bounds",
+            lambda: [(self.broker.start(topic, partition), len(records(topic, partition))) for topic in topics],
+            partition,
         )
 
     async def read_inbox(
         self, partition: int, lane: int, start: int, stop: int
     ) -> AsyncIterator[Sequence[MemoryRecord]]:
-        log = self.broker.records(self.broker.topics.inboxes[lane], partition)
+        topic, broker = self.broker.topics.inboxes[lane], self.broker
         if start < stop:
-            yield await self.request("window", lambda: log[start:stop], partition)
+            yield await self.request(
+                "window",
+                lambda: broker.records(topic, partition)[max(start, broker.start(topic, partition)) : stop],
+                partition,
+            )
 
     async def ship(self, topic: str, partition: int, messages: Sequence[tuple[bytes | None, bytes]]) -> None:
         try:
@@ -262,13 +303,16 @@ class SimulatedPort(MemoryPort):
         position = self.positions.get((partition, lane))
         if position is None or (partition, lane) in self.paused:
             return (), 0.0
-        log = self.broker.records(self.broker.topics.inboxes[lane], partition)
+        topic = self.broker.topics.inboxes[lane]
+        log, start = self.broker.records(topic, partition), self.broker.start(topic, partition)
+        # Like aiokafka: a position that the log does not have any more becomes its start.
+        position = max(position, start)
         if position >= len(log):
             return (), 0.0
         here = self.here
         fault = here.faults.take("fetch", "", here.worker, asyncio.get_running_loop().time())
         if fault is not None and fault.kind == "repeat":
-            position = here.network.randint(0, position)
+            position = here.network.randint(start, position)
         elif fault is not None and fault.kind == "jump":
             # The same gap twice would be a hole in the log, by the port's contract; so none ends where another did.
             target = here.network.randint(position, len(log) - 1)

@@ -21,8 +21,9 @@ import msgspec
 from rookery.schemas.cells import Step, StepState, decode_cell, read_name
 from rookery.schemas.deadletter import DeadLetter
 from rookery.schemas.envelope import Envelope, decode
+from rookery.schemas.errors import AgentStopped, LogTruncated, NotSpawned
 from rookery.schemas.journal import KeyKind, split_key
-from rookery.schemas.system import ASK_PREFIX
+from rookery.schemas.system import ASK_PREFIX, SPAWN, STOP
 from tests.simulation.broker import Batch
 from tests.simulation.evidence import (
     Evidence,
@@ -31,13 +32,16 @@ from tests.simulation.evidence import (
     Token,
     accepted_batches,
     do_of,
+    heard_of,
     messages,
     outbox,
     tokens,
 )
-from tests.simulation.fleet import BALANCE, Interpreter, fails, skips
+from tests.simulation.fleet import BALANCE, Heard, Interpreter, fails, skips
 
 Line = tuple[str, str, int]  # sender, target, priority: what order is promised within
+
+LANES = ("low", "normal", "high")
 
 # The state of an agent that has not handled anything.
 UNTOUCHED: dict[str, Any] = msgspec.to_builtins(Interpreter.__rookery_type__.decode_state(None))
@@ -56,23 +60,34 @@ def check(evidence: Evidence) -> list[Anomaly]:
     commands = {do.name: do.commands for do in messages(e)}
     failing = {name for name, told in commands.items() if fails(told)}
     skipped = {name for name, told in commands.items() if skips(told)}
-    asks = asks_of(e.batches)
-    sent, handled = sends_of(e.posts, e.states) | asks, handled_by(e.states)
-    letters, expired, mismatches = dead_letters(e.letters, e.inboxes)
+    asks, heard, (gone, around) = asks_of(e.batches), heard_of(e.batches), deleted(e)
+    sent, handled = sends_of(e.posts, e.books) | asks, handled_by(e.books) | heard_by(heard)
+    stopped = {post.target for post in e.posts if post.system == STOP}
+    unborn = {post.target for post in e.posts if post.system == SPAWN and post.name in gone}
+    letters, expired, refused, mismatches = dead_letters(e.letters, e.inboxes, stopped, unborn)
     arrived = Counter(tokens(e))
+    times, done = (Counter(name for line in lines.values() for name, _ in line) for lines in (sent, handled))
+    missing = sum(
+        command[1] * (times[name] - done[name])
+        for name in around
+        for command in commands.get(name, ())
+        if command[0] == "take"
+    )
+    asked = expired & {name for line in asks.values() for name, _ in line}
     return [
         *mismatches,
-        *deliveries(sent, handled, letters, arrived, skipped),
-        *failures(failing, skipped, handled, letters, expired & {name for line in asks.values() for name, _ in line}),
-        *replies(e.posts, e.replies),
-        *steps(e.batches, e.states),
+        *deliveries(sent, handled, letters, arrived, skipped | gone, around),
+        *failures(failing, skipped, handled, letters, asked | refused, gone),
+        *lives(heard, e.posts),
+        *replies(e.posts, e.replies, gone),
+        *steps(e.batches, e.books),
         *writers(e.batches, e.accepted),
         *slots(e.batches, e.inboxes),
         *divergences("compacted journal", e.states, e.compacted),
         *divergences("memory of the owner", e.states, e.live),
         *divergences("answer of the agent", {a: e.states.get(a, UNTOUCHED) for a in e.answers}, e.answers),
-        *counts(e.states, commands),
-        *conservation(e.states),
+        *counts(e.books, commands),
+        *conservation(e.books, missing),
     ]
 
 
@@ -110,14 +125,51 @@ def handled_by(states: Mapping[str, Mapping[str, Any]]) -> dict[Line, list[Token
     return dict(handled)
 
 
+def heard_by(heard: Iterable[tuple[str, Heard]]) -> dict[Line, list[Token]]:
+    """What mortal agents handled, in order."""
+    handled: defaultdict[Line, list[Token]] = defaultdict(list)
+    for address, of in heard:
+        handled[of.sender, address, of.priority].append((of.name, of.nonce))
+    return dict(handled)
+
+
+def lives(heard: Iterable[tuple[str, Heard]], posts: Iterable[Post]) -> Iterator[Anomaly]:
+    """The state of a mortal agent goes on from turn to turn, and begins anew only after a stop."""
+    stops = Counter(post.target for post in posts if post.system == STOP)
+    last, begun = Counter[str](), Counter[str]()
+    for address, of in heard:
+        begun[address] += of.count == 1
+        if of.count not in {1, last[address] + 1} or begun[address] > stops[address] + 1:
+            yield Anomaly("state-divergence", f"{address} counts {of.count} after {last[address]}")
+        last[address] = of.count
+
+
+def deleted(evidence: Evidence) -> tuple[set[str], set[str]]:
+    """The ids and names of messages that retention deleted unhandled, as dead letters say, each of which has to be
+    true; and of all that may have been deleted with them, handled or not."""
+    gone, around = set[str](), set[str]()
+    for letter in evidence.letters:
+        place = letter.partition, LANES.index(letter.topic.rpartition(".")[2])
+        start = evidence.starts.get(place, 0)
+        if letter.reason == LogTruncated.reason and letter.last_offset < start:
+            for offset, envelope in enumerate(evidence.inboxes[place][letter.offset : start], letter.offset):
+                names = {envelope.id} if (do := do_of(envelope)) is None else {envelope.id, do.name}
+                around |= names
+                if offset <= letter.last_offset:
+                    gone |= names
+    return gone, around
+
+
 def deliveries(
     sent: Mapping[Line, Sequence[Token]],
     handled: Mapping[Line, Sequence[Token]],
     letters: Mapping[Line, Sequence[Token]],
     arrived: Mapping[Token, int],
     skipped: Container[str] = (),
+    around: Container[str] = (),
 ) -> Iterator[Anomaly]:
-    """Each message that was sent is handled once or given up once, and no other; in each line in order."""
+    """Each message that was sent is handled once or given up once, and no other; in each line in order. With what was
+    deleted went what was known of its sources: what was done `around` it may be done again, if it is sent again."""
     for line in sorted({*sent, *handled, *letters}):
         expected, got, given_up = (list(given.get(line, ())) for given in (sent, handled, letters))
         ends = Counter(got) + Counter(given_up)
@@ -128,7 +180,7 @@ def deliveries(
         for token, count in ends.items():
             if token not in expected:
                 yield Anomaly("ghost-send", f"{token} of {line} was handled, but no committed turn sent it")
-            elif count > 1:
+            elif count > 1 and token[0] not in around:
                 yield Anomaly("doubled", f"{token} of {line}: {count} times")
         in_order = [token for token in expected if token in got]
         seen = [token for token in dict.fromkeys(got) if token in expected]
@@ -137,17 +189,21 @@ def deliveries(
 
 
 def dead_letters(
-    letters: Iterable[DeadLetter], inboxes: Mapping[tuple[int, int], Sequence[Envelope]]
-) -> tuple[dict[Line, list[Token]], set[str], list[Anomaly]]:
-    """Messages that were given up, by line, and the names of those that came too late; each letter has to be true.
-
-    One that is stored twice counts once.
+    letters: Iterable[DeadLetter],
+    inboxes: Mapping[tuple[int, int], Sequence[Envelope]],
+    stopped: Container[str] = (),
+    unborn: Container[str] = (),
+) -> tuple[dict[Line, list[Token]], set[str], set[str], list[Anomaly]]:
+    """Messages that were given up, by line, and the names of those that came too late, or to an agent that was
+    `stopped` or never came to life; each letter has to be true. One that is stored twice counts once.
     """
     lines: defaultdict[Line, list[Token]] = defaultdict(list)
-    expired: set[str] = set()
+    expired, refused = set[str](), set[str]()
     anomalies: list[Anomaly] = []
     seen: dict[tuple[str, int, int], bytes] = {}
     for letter in letters:
+        if letter.reason == LogTruncated.reason:
+            continue
         place = letter.topic, letter.partition, letter.offset
         if place in seen:
             if seen[place] != letter.SerializeToString():
@@ -155,18 +211,24 @@ def dead_letters(
             continue
         seen[place] = letter.SerializeToString()
         envelope, do = decode(letter.value), do_of(decode(letter.value))
-        lane = ("low", "normal", "high").index(letter.topic.rpartition(".")[2])
+        lane = LANES.index(letter.topic.rpartition(".")[2])
+        dead = envelope.target in stopped and letter.reason in {AgentStopped.reason, NotSpawned.reason}
+        dead = dead or (envelope.target in unborn and letter.reason == NotSpawned.reason)
         log = inboxes.get((letter.partition, lane), ())
         if letter.offset >= len(log) or log[letter.offset] != envelope:
             anomalies.append(Anomaly("dead-letter-mismatch", f"the record at {place} is another one"))
         elif do is None:
+            if dead:
+                continue
             anomalies.append(Anomaly("dead-letter-mismatch", f"{place}: {letter.reason} {letter.error}"))
         else:
             sender = envelope.sender if do.number else f"{envelope.sender} asks"
             lines[sender, envelope.target, lane].append((do.name, do.nonce or envelope.id))
             if letter.reason == "expired":
                 expired.add(do.name)
-    return dict(lines), expired, anomalies
+            if dead:
+                refused.add(do.name)
+    return dict(lines), expired, refused, anomalies
 
 
 def failures(
@@ -174,16 +236,19 @@ def failures(
     skipped: set[str],
     handled: Mapping[Line, Sequence[Token]],
     letters: Mapping[Line, Sequence[Token]],
-    expired: set[str],
+    excused: set[str],
+    lost: Container[str] = (),
 ) -> Iterator[Anomaly]:
-    """Dead letters are those messages whose turns were told to fail, one for one, and asks that came too late."""
+    """Dead letters are those messages whose turns were told to fail, one for one, and the `excused`."""
     done = {name for tokens in handled.values() for name, _ in tokens}
     given_up = {name for tokens in letters.values() for name, _ in tokens}
-    for name in sorted(given_up - failing - expired):
+    for name in sorted(given_up - failing - excused):
         yield Anomaly("dead-letter-mismatch", f"{name} was given up, its turn should have succeeded, or left nothing")
     for name in sorted((failing | skipped) & done):
         yield Anomaly("dead-letter-mismatch", f"{name} was handled, its turn should have failed")
     for name in sorted(failing - given_up - done):
+        if name in lost:
+            continue
         yield Anomaly("dead-letter-mismatch", f"{name} failed without a dead letter")
 
 
@@ -212,14 +277,15 @@ def slots(
 # -- replies ----------------------------------------------------------------------------------------------------------
 
 
-def replies(posts: Iterable[Post], got: Iterable[Reply]) -> Iterator[Anomaly]:
-    """Every ask has one reply; a record of it may be stored again, but it says the same."""
+def replies(posts: Iterable[Post], got: Iterable[Reply], gone: Container[str] = ()) -> Iterator[Anomaly]:
+    """Every ask has one reply, unless it is `gone`; a record of it may be stored again, but it says the same."""
     asked = {post.name for post in posts if post.asks}
     answers: defaultdict[str, set[tuple[str, bytes]]] = defaultdict(set)
     for reply in got:
         answers[reply.correlation].add((reply.id, reply.payload))
     for name in sorted(asked - answers.keys()):
-        yield Anomaly("reply-lost", f"{name} was asked and never answered")
+        if name not in gone:
+            yield Anomaly("reply-lost", f"{name} was asked and never answered")
     for name, different in sorted(answers.items()):
         if name not in asked or len(different) > 1:
             yield Anomaly("reply-doubled", f"{name}: {sorted(different)}")
@@ -300,8 +366,8 @@ def counts(states: Mapping[str, Mapping[str, Any]], commands: Mapping[str, Seque
             yield Anomaly("state-divergence", f"{address}: {(count, balance)} by its list, not {state}")
 
 
-def conservation(states: Mapping[str, Mapping[str, Any]]) -> Iterator[Anomaly]:
-    """What one gives another takes."""
-    total = sum(state["balance"] - BALANCE for state in states.values())
+def conservation(states: Mapping[str, Mapping[str, Any]], lost: int = 0) -> Iterator[Anomaly]:
+    """What one gives another takes, but for what was `lost` on the way."""
+    total = sum(state["balance"] - BALANCE for state in states.values()) + lost
     if total:
         yield Anomaly("conservation", f"{total} too much")

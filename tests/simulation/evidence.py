@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from rookery.schemas.deadletter import DeadLetter, decode_dead_letter
+from rookery.schemas.deadletter import DeadLetter
 from rookery.schemas.envelope import Envelope, decode
-from rookery.schemas.journal import SLOT_PREFIX, Key, KeyKind, decode_agent, decode_slot, split_key
+from rookery.schemas.journal import RETIRED, SLOT_PREFIX, KeyKind, decode_agent, decode_slot, split_key
 from tests.simulation.broker import Batch
-from tests.simulation.fleet import Do, Interpreter
+from tests.simulation.fleet import Do, Heard, Interpreter, Mortal, Witness
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
+
+KINDS = {cls.__name__: cls.__rookery_type__ for cls in (Interpreter, Mortal, Witness)}
 
 Token = tuple[str, str]  # name of a message; nonce of the attempt that sent it
 
@@ -29,7 +31,7 @@ class Post:
     priority: int
     name: str
     asks: bool
-    system: bool = False
+    system: str = ""  # the kind of a message of Rookery's own
 
 
 @dataclass
@@ -54,12 +56,18 @@ class Evidence:
     letters: Sequence[DeadLetter]
     replies: Sequence[Reply]
     accepted: Sequence[tuple[str, int, int, int]]  # (process, partition, lease, last offset) in the order of acks
+    starts: Mapping[tuple[int, int], int] = field(default_factory=dict)  # of the inboxes, by partition and lane
     states: dict[str, dict[str, Any]] = field(init=False)  # by address, folded from all that was ever stored
 
     def __post_init__(self) -> None:
         self.states = {}
         for batches in self.batches:
             self.states |= states_of(fold(batches))
+
+    @property
+    def books(self) -> dict[str, dict[str, Any]]:
+        """The states of those agents that keep books for ever."""
+        return {address: state for address, state in self.states.items() if "handled" in state}
 
 
 # -- journals, told without the code under test -----------------------------------------------------------------------
@@ -97,14 +105,17 @@ def fold(batches: Iterable[Batch]) -> dict[bytes, bytes]:
 
 
 def states_of(values: Mapping[bytes, bytes]) -> dict[str, dict[str, Any]]:
-    """The states of all agents in a folded journal, by address."""
-    kind = Interpreter.__rookery_type__
-    keys: list[tuple[Key, bytes]] = [(split_key(key), value) for key, value in values.items()]
+    """The states of all agents in a folded journal that were not stopped, by address."""
+    agents = [(split_key(key), decode_agent(value)) for key, value in values.items() if is_agent(key)]
     return {
-        key.address: msgspec.to_builtins(kind.decode_state(decode_agent(value).state))
-        for key, value in keys
-        if key.kind is KeyKind.AGENT
+        key.address: msgspec.to_builtins(KINDS[record.type].decode_state(record.state))
+        for key, record in agents
+        if not record.flags & RETIRED
     }
+
+
+def is_agent(key: bytes) -> bool:
+    return split_key(key).kind is KeyKind.AGENT
 
 
 # -- collecting -------------------------------------------------------------------------------------------------------
@@ -122,11 +133,12 @@ def gather(world: World, client: str) -> Evidence:
         ]
         compacted |= states_of(fold(left))
     live: dict[str, dict[str, Any]] = {}
-    for address in {*compacted, *(post.target for post in world.posts)}:
+    for address in {*compacted, *(post.target for post in world.posts if "/" in post.target)}:
         kind, state = world.owner_of(address).committed_state(address)
-        if state is not None:
+        if state:  # else it was stopped, or never was
             live[address] = msgspec.to_builtins(kind.decode_state(state))
-    got = [decode(record.value) for name in world.clients() for record in broker.records(topics.replies(name), 0)]
+    clients = dict.fromkeys(post.client for post in world.posts)
+    got = [decode(record.value) for name in clients for record in broker.records(topics.replies(name), 0)]
     answers = {
         reply.sender: msgspec.json.decode(reply.payload)
         for reply in got
@@ -143,14 +155,29 @@ def gather(world: World, client: str) -> Evidence:
             for number in partitions
             for lane, topic in enumerate(topics.inboxes)
         },
-        letters=[decode_dead_letter(r.value or b"") for n in partitions for r in broker.records(topics.deadletter, n)],
+        letters=world.letters(),
         replies=[Reply(reply.correlation_id, reply.id, reply.payload) for reply in got],
         accepted=list(world.accepted),
+        starts={
+            (number, lane): broker.start(topic, number)
+            for number in partitions
+            for lane, topic in enumerate(topics.inboxes)
+        },
     )
 
 
 def do_of(envelope: Envelope) -> Do | None:
     return msgspec.json.decode(envelope.payload, type=Do) if envelope.type == "Do" else None
+
+
+def heard_of(batches: Iterable[Iterable[Batch]]) -> list[tuple[str, Heard]]:
+    """What mortal agents said of what they handled, in the order of their commits, with their addresses."""
+    heard: dict[str, tuple[str, Heard]] = {}
+    for stored in batches:
+        for envelope in outbox(stored):  # a slot that was repaired is there twice
+            if envelope.type == "Heard":
+                heard.setdefault(envelope.id, (envelope.sender, msgspec.json.decode(envelope.payload, type=Heard)))
+    return list(heard.values())
 
 
 def messages(evidence: Evidence) -> Iterator[Do]:

@@ -72,10 +72,12 @@ class Plan:
         return total
 
 
-def plan(rng: random.Random, workers: int, partitions: int, forgetful: bool) -> Plan:
-    """The faults of a seed. `forgetful` brokers may lose the epochs that fence old leases."""
+def plan(rng: random.Random, workers: int, partitions: int, forgetful: bool, fleeting: bool = False) -> Plan:
+    """The faults of a seed. `forgetful` brokers may lose the epochs that fence old leases, `fleeting` inboxes delete
+    records before they are handled."""
     makers = {
         _kill: 3, _freeze: 5, _lose: 4, _cut: 2, _fetch: 3, _compact: 3, _rebalance: 6, _forget: 4 if forgetful else 0,
+        _retain: 6 if fleeting else 0,
     }  # fmt: skip
     chosen = rng.choices(list(makers), list(makers.values()), k=rng.randint(6, 30))
     faults = [maker(rng, rng.uniform(0.1, FAULT_SECONDS), rng.randrange(workers)) for maker in chosen]
@@ -144,3 +146,9 @@ def _rebalance(rng: random.Random, at: float, worker: int) -> Fault:
 def _forget(rng: random.Random, at: float, worker: int) -> Fault:
     """A broker that does not know a newer lease any more, when an old one appends."""
     return Fault("forget", at, on="append", moment="stale", count=rng.choice([1, 3, 10]))
+
+
+def _retain(rng: random.Random, at: float, worker: int) -> Fault:
+    """Retention bites: while nobody fetches, right before somebody learns where the inbox begins, or after."""
+    on, moment = rng.choice([("", ""), ("claim", "landed"), ("bounds", "asked"), ("bounds", "answered")])
+    return Fault("retain", at, on=on, moment=moment)

@@ -114,6 +114,41 @@ class Interpreter(Agent):
             self.send(target, {"type": "filler", "text": "x" * size})
 
 
+@dataclass
+class Heard:
+    """What a mortal agent says of a message that it handled, the `count`th of this life."""
+
+    sender: str
+    priority: int
+    name: str
+    number: int
+    nonce: str
+    count: int
+
+
+class Mortal(Agent):
+    """Handles messages until it is stopped. Its state ends with it, so it tells a witness of each message."""
+
+    count: int = 0
+
+    @handler
+    async def do(self, msg: Do) -> None:
+        self.count += 1
+        for _, seconds in msg.commands:
+            await asyncio.sleep(seconds)
+        heard = Heard(
+            self.sender or "", self.message.priority, msg.name, msg.number, msg.nonce or self.message.id, self.count
+        )
+        self.send("Witness/all", heard)
+
+
+class Witness(Agent):
+    """Hears."""
+
+    @handler
+    async def heard(self, msg: Heard) -> None: ...
+
+
 def fails(commands: list[list[Any]]) -> bool:
     """Whether a turn with these commands ends as a dead letter."""
     return _end(commands) in {"fail", "oversize"}
@@ -145,8 +180,10 @@ _WEIGHTS = {
 class Commands:
     """Makes random trees of commands for the agents of a run."""
 
-    def __init__(self, rng: random.Random, agents: list[str], batch_bytes_max: int, message_bytes_max: int) -> None:
-        self._rng, self._agents = rng, agents
+    def __init__(
+        self, rng: random.Random, agents: list[str], mortals: list[str], batch_bytes_max: int, message_bytes_max: int
+    ) -> None:
+        self._rng, self._agents, self._mortals = rng, agents, mortals
         self._batch_bytes_max, self._message_bytes_max = batch_bytes_max, message_bytes_max
 
     def tree(self, depth: int = 3) -> list[list[Any]]:
@@ -158,6 +195,10 @@ class Commands:
                 commands.append([command, *getattr(self, f"_{command}")(depth)])
         return commands
 
+    def short(self) -> list[list[Any]]:
+        """For a mortal agent."""
+        return self._rng.choice([[], [], [["sleep", *self._sleep(0)]]])
+
     def _where(self) -> tuple[str, int]:
         return self._rng.choice(self._agents), self._rng.randrange(len(Priority))
 
@@ -168,6 +209,8 @@ class Commands:
         return *self._where(), self._rng.randint(1, 50)
 
     def _send(self, depth: int) -> tuple[Any, ...]:
+        if self._rng.random() < 0.1:
+            return self._rng.choice(self._mortals), self._rng.randrange(len(Priority)), self.short()
         return *self._where(), self.tree(depth - 1)
 
     def _ask(self, depth: int) -> tuple[Any, ...]:

@@ -84,6 +84,11 @@ def _store_seen_of_fetch(original: Any, progress: LaneProgress) -> Any:
     return position
 
 
+def _believe_the_start(original: Any, progress: LaneProgress, start: int) -> None:
+    """What the log deleted is taken for done."""
+    progress.skip_to(start)
+
+
 # -- writers ----------------------------------------------------------------------------------------------------------
 
 
@@ -202,6 +207,9 @@ MUTATIONS = {
     ),
     "done": Mutation(
         "what ~pos says is done above the prefix", "doubled", 2, [_wrap(LaneProgress, "__init__", _forget_done)]
+    ),
+    "deleted": Mutation(
+        "counting what retention deleted unhandled", "lost", 6, [_wrap(LaneProgress, "truncate", _believe_the_start)]
     ),
     "seen": Mutation(
         "storing sequences as of the prefix, not of the fetch",

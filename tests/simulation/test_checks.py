@@ -8,15 +8,17 @@ from typing import Any
 import msgspec
 
 from rookery.schemas.cells import Place, Step, StepState, encode_cell, step_key
-from rookery.schemas.deadletter import DeadLetter, decode_dead_letter, encode_dead_letter
+from rookery.schemas.deadletter import DeadLetter, decode_dead_letter, encode_dead_letter, encode_lost_stretch
 from rookery.schemas.envelope import Envelope, decode, encode_body, seal
+from rookery.schemas.errors import LogTruncated
 from rookery.schemas.journal import Slot, encode_agent, encode_slot
+from rookery.schemas.system import STOP
 from rookery.streams.memory import MemoryRecord
 from tests.simulation import checks
 from tests.simulation.broker import Batch
 from tests.simulation.checks import check
 from tests.simulation.evidence import Evidence, Post, Reply, fold
-from tests.simulation.fleet import BALANCE, Do
+from tests.simulation.fleet import BALANCE, Do, Heard
 
 A, B = "Interpreter/a", "Interpreter/b"
 
@@ -199,6 +201,40 @@ def test_state_divergence() -> None:
     before, after = evidence(), dataclasses.replace(evidence(), answers={A: STATE_A, B: poor})
     assert {anomaly.name for anomaly in checks.unchanged(before, after)} == {"state-divergence"}
     assert list(checks.unchanged(before, evidence())) == []
+
+
+def test_what_retention_deleted_is_excused_only_by_a_true_letter() -> None:
+    states = with_states(STATE_A, changed(STATE_B, handled=[], balance=BALANCE))
+    stretch = decode_dead_letter(encode_lost_stretch(LogTruncated("x.inbox.normal", 0, 2, 2, 1)))
+    letters = [letter(FAILED, 1), stretch]
+    assert found(**states, letters=letters, starts={(0, 1): 3}) == set()
+    assert found(**states, letters=letters, starts={(0, 1): 2}) == {"lost", "conservation"}, "nothing was deleted there"
+    assert found(**states, starts={(0, 1): 3}) == {"lost", "conservation"}, "nobody told of it"
+    twice = with_states(STATE_A, changed(STATE_B, handled=STATE_B["handled"] * 2, balance=BALANCE + 10))
+    assert found(**twice, letters=letters, starts={(0, 1): 3}) == set(), "sent again after its first copy was deleted"
+
+
+def test_a_mortal_agent_begins_anew_only_after_a_stop() -> None:
+    heard = [("Mortal/a", Heard("c", 1, f"m{i}", 1, "n", count)) for i, count in enumerate([1, 2, 1])]
+    stop = Post("c", "Mortal/a", 1, "s", True, STOP)
+    assert list(checks.lives(heard, [stop])) == []
+    assert [a.name for a in checks.lives(heard, [])] == ["state-divergence"]
+    assert [a.name for a in checks.lives([heard[0], heard[0]], [])] == ["state-divergence"]
+    assert [a.name for a in checks.lives(heard[1:], [stop])] == ["state-divergence"], "it begins with 1"
+    assert checks.heard_by(heard[:1]) == {("c", "Mortal/a", 1): [("m0", "n")]}
+
+
+def test_what_comes_to_a_stopped_agent_is_given_up() -> None:
+    value = seal(body_of("client:c", "Mortal/a", Do("x", 1, "x")))
+    stored = MemoryRecord(0, b"Mortal/a", value, (), 0)
+    given_up = decode_dead_letter(
+        encode_dead_letter(
+            stored, topic="x.inbox.normal", partition=0, envelope=decode(value), reason="agent-stopped", error="E"
+        )
+    )
+    inboxes = {(0, 1): [decode(value)]}
+    assert checks.dead_letters([given_up], inboxes, {"Mortal/a"})[2] == {"x"}
+    assert checks.dead_letters([given_up], inboxes)[2] == set(), "nobody stopped it"
 
 
 def test_conservation() -> None:

@@ -38,12 +38,13 @@ def test_all_seeds_are_green_and_every_kind_of_fault_strikes() -> None:
     for name, count in stats.items():
         kinds[name.partition(" ")[0]] += count
     for kind in ("kill", "freeze", "lose", "deafen", "late", "refuse", "cut", "repeat", "jump", "hold", "compact",
-                 "rebalance", "forget"):  # fmt: skip
+                 "rebalance", "forget", "retain"):  # fmt: skip
         assert kinds[kind] > 10, f"{kind} did not happen: these seeds prove nothing about it"
     around = {f"{kind} {on} {moment}" for kind in ("kill", "freeze") for on in REQUESTS for moment in MOMENTS}
     assert len(around & stats.keys()) > len(around) / 2, "crashes and freezes miss most of the places they should hit"
     assert stats["appends refused"] > 100, "no zombie ever tried to write"
-    for name in ("turns run again", "steps kept", "messages parked", "stores reopened", "pauses"):
+    for name in ("turns run again", "steps kept", "messages parked", "stores reopened", "pauses", "records lost",
+                 "copies promoted", "agents spawned"):  # fmt: skip
         assert stats[name] > 50, name
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rookery.schemas.errors import LeaseLost
 from rookery.streams.core.mailbox import LANES
@@ -20,6 +20,14 @@ from tests.simulation.process import Gate
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
+
+
+class News(NamedTuple):
+    """What the group says: which partitions are a worker's own, and of which it keeps copies."""
+
+    generation: int
+    partitions: set[int]
+    copies: set[int]
 
 
 class WatchedEngine(Engine):
@@ -42,10 +50,10 @@ class Worker:
         self.gate = Gate(f"w{number}.{incarnation}")
         self.broker, self.faults, self.network = world.broker, world.faults, world.network
         self.cut_until = 0.0
-        self.view: tuple[int, set[int]] = (-1, set())  # generation and partitions, as this worker knows them
+        self.view = News(-1, set(), set())  # as this worker knows it
         self.engine: WatchedEngine | None = None
         self.port = SimulatedPort(self)
-        self._news: tuple[int, set[int]] = (-1, set())
+        self._news = self.view
         self._told = asyncio.Event()
         self._late: set[asyncio.Task[None]] = set()
         self._held: dict[tuple[int, int], int] = {}  # lanes whose last batch is held up: after which seek it came
@@ -59,8 +67,7 @@ class Worker:
         self.world.strike(fault, self, partition)
 
     def confirmed(self, partition: int) -> bool:
-        generation, partitions = self.view
-        return generation == self.world.generation and partition in partitions
+        return self.view.generation == self.world.generation and partition in self.view.partitions
 
     def accepted(self, partition: int, lease: int, last: int) -> None:
         if not self.gate.dead:
@@ -73,10 +80,10 @@ class Worker:
         self.broker.watch(self.port.changed)
         self.gate.start(self._main())
 
-    def tell(self, generation: int, partitions: set[int]) -> None:
+    def tell(self, news: News) -> None:
         """The group's word arrives; what is older than the last word is void."""
-        if generation > self._news[0]:
-            self._news = (generation, partitions)
+        if news.generation > self._news.generation:
+            self._news = news
             self._told.set()
 
     async def _main(self) -> None:
@@ -108,13 +115,15 @@ class Worker:
         while True:
             await self._told.wait()
             self._told.clear()
-            generation, partitions = self.view = self._news
+            generation, partitions, copies = self.view = self._news
             self.note("assigned", generation, *sorted(partitions))
             for partition, lane in list(self.port.positions):
                 if partition not in partitions:
                     del self.port.positions[partition, lane]
             self.engine.revoking()
-            await self.engine.assigned(set(partitions), generation)
+            if not self.gate.dead:
+                self.world.promoted_count += len(partitions & self.engine.standbys.statistics().keys())
+            await self.engine.assigned(set(partitions), generation, copies)
 
     async def _fetch(self) -> None:
         port, numbers = self.port, range(self.world.settings.partitions)
@@ -157,7 +166,7 @@ class Worker:
         """What keeps an assigned partition from being at rest; empty if nothing does."""
         if self.gate.dead or self.gate.frozen or self.engine is None:
             return f"{self.gate.name} does not run"
-        if partition not in self.view[1]:
+        if partition not in self.view.partitions:
             return f"{self.gate.name} has not heard of it"
         for lane, topic in enumerate(self.broker.topics.inboxes):
             end, committed = len(self.broker.records(topic, partition)), self.engine.committed(partition, lane)
@@ -166,3 +175,14 @@ class Worker:
         if not self.engine.is_quiet:
             return f"{self.gate.name} is not quiet: {self.engine.statistics()['partitions'][partition]}"
         return ""
+
+
+def copies_at(engine: Engine, partition: int) -> Iterator[int]:
+    """Where the stores of a partition stand that an engine follows its journal with, or is about to recover from."""
+    if (fold := engine.standbys._folds.get(partition)) is not None:
+        yield fold.offset
+    if (ownership := engine._owned.get(partition)) is not None:
+        if ownership._copy is not None:
+            yield ownership._copy.mark.offset
+        if ownership._fold is not None:
+            yield ownership._fold.offset

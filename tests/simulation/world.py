@@ -9,27 +9,28 @@ import itertools
 import logging
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rookery.agents.types import Registry
 from rookery.ops.settings import Settings
-from rookery.schemas import payload
-from rookery.schemas.address import client_address, partition_of
-from rookery.schemas.envelope import JSON, Priority, encode_body, seal
-from rookery.schemas.system import PAUSE, RESUME, STATE
+from rookery.schemas.address import partition_of
+from rookery.schemas.deadletter import DeadLetter, decode_dead_letter
+from rookery.schemas.errors import LogTruncated
+from rookery.schemas.system import SPAWN
 from rookery.streams.core.routing import Topics
 from rookery.streams.engine.engine import Engine
-from rookery.testing import EPOCH_NS, VirtualTimeLoop
+from rookery.testing import VirtualTimeLoop
 from tests.simulation import checks
 from tests.simulation.broker import Broker
 from tests.simulation.checks import Anomaly
+from tests.simulation.clients import Clients
 from tests.simulation.disk import Disk
 from tests.simulation.evidence import Post, gather
 from tests.simulation.faults import FAULT_SECONDS, Fault, plan
-from tests.simulation.fleet import Commands, Do, Interpreter
+from tests.simulation.fleet import Interpreter, Mortal, Witness
 from tests.simulation.process import task_factory
-from tests.simulation.worker import Worker
+from tests.simulation.worker import News, Worker, copies_at
 
 PARTITIONS, WORKERS, CLIENTS = 3, 3, 3
 AGENTS = tuple(f"Interpreter/{i}" for i in range(9))
@@ -78,25 +79,26 @@ class World:
             window_max=rng.choice([100, 50_000]),
         )
         self.load_until = rng.choice([2.0, FAULT_SECONDS])
-        self._commands = Commands(
-            self.load, list(AGENTS), self.settings.batch_bytes_max, self.settings.message_bytes_max
-        )
         self.registry = Registry()
-        self.registry.add(Interpreter)
-        self.broker = Broker(Topics("simulation"), PARTITIONS)
-        self.faults = plan(random.Random(f"{seed} faults"), WORKERS, PARTITIONS, forgetful=rng.random() < 0.4)
+        for cls in (Interpreter, Mortal, Witness):
+            self.registry.add(cls)
+        self.broker = Broker(Topics("simulation"), PARTITIONS, self._copies_at)
+        forgetful, self.fleeting = rng.random() < 0.4, rng.random() < 0.25
+        self.faults = plan(random.Random(f"{seed} faults"), WORKERS, PARTITIONS, forgetful, self.fleeting)
+        # With a message its id leaves the window of ids.
+        self.clients = Clients(self.broker, self.settings, self.load, AGENTS, repeating=not self.fleeting)
         # On disk or in memory; what a disk holds outlives its worker's processes.
         self.broker.disks = [Disk(f"{seed} disk {number}") for number in range(WORKERS)] if rng.random() < 0.4 else []
         self.workers: list[Worker] = []
         self.owners = [number % WORKERS for number in range(PARTITIONS)]
         self.generation = 0
-        self.posts: list[Post] = []
         self.accepted: list[tuple[str, int, int, int]] = []
         self.defects: list[str] = []
         self.trace: list[str] = []
         self._incarnations = itertools.count()
-        self._numbers: Counter[tuple[str, str, int]] = Counter()
         self._handled = 0
+        self._copying = random.Random(f"{seed} copies") if rng.random() < 0.4 else None
+        self.promoted_count = 0
 
     def note(self, *what: object) -> None:
         """Add to the trace."""
@@ -108,10 +110,13 @@ class World:
         """Partition p belongs to worker owners[p]; each of them hears of it in its own time."""
         self.owners, self.generation = list(owners), self.generation + 1
         self.note("rebalance", self.generation, *owners)
+        loop = asyncio.get_running_loop()
+        copiers = [None] * PARTITIONS if self._copying is None else self._copying.choices(range(WORKERS), k=PARTITIONS)
         for worker in self.workers:
             mine = {number for number, owner in enumerate(owners) if owner == worker.worker}
+            copies = {number for number, copier in enumerate(copiers) if copier == worker.worker} - mine
             delay = self.cluster.choice([0.001, 0.01, 0.01, 0.1, 0.1, 0.8]) * self.cluster.random()
-            asyncio.get_running_loop().call_later(0.001 if prompt else delay, worker.tell, self.generation, mine)
+            loop.call_later(0.001 if prompt else delay, worker.tell, News(self.generation, mine, copies))
 
     def _deal(self) -> list[int]:
         """New owners of some partitions, dead and frozen workers among them."""
@@ -178,6 +183,8 @@ class World:
                 loop.call_later(i * fault.seconds, self._shuffle)
         elif fault.kind == "compact":
             self._compact()
+        elif fault.kind == "retain":
+            self._retain()
         elif fault.kind == "forget":
             self.broker.forget(partition)
 
@@ -189,72 +196,26 @@ class World:
         for number, end in enumerate(self.broker.ends):
             self.broker.compact(number, self.cluster.randint(end // 2, end))
 
-    # -- clients ------------------------------------------------------------------------------------------------------
+    def _copies_at(self, partition: int) -> Iterator[int]:
+        """Where the copies of a journal partition stand that live workers have, or go on from."""
+        for worker in self.workers:
+            if worker.engine is not None and not worker.gate.dead:
+                yield from copies_at(worker.engine, partition)
 
-    async def _client(self, number: int) -> None:
-        """Sends one message after the other; now and then a second time, as if it had not heard the answer."""
-        load, loop = self.load, asyncio.get_running_loop()
-        while loop.time() < self.load_until:
-            for _ in range(load.choice([1, 1, 2, 5])):
-                self._post(f"client{number}", load.choice(AGENTS), Priority(load.randrange(3)), self._commands.tree())
-            if load.random() < 0.03:
-                self._pause(f"client{number}", load.choice(AGENTS))
-            await asyncio.sleep(load.choice([0.01, 0.2, 1.0]) * load.random() * 2)
-
-    def _post(self, client: str, target: str, priority: Priority, commands: list[list[object]]) -> None:
-        line = client, target, int(priority)
-        self._numbers[line] += 1
-        name, asks = f"{client}-{len(self.posts)}", self.load.random() < 0.3
-        message = payload.encode(Do(name, self._numbers[line], name, commands))
-        post = Post(client, target, int(priority), name, asks)
-        self._append(post, message, repeats=self.load.random() < 0.2)
-
-    def _pause(self, client: str, target: str) -> None:
-        """Have an agent paused, and resumed some time later."""
-
-        def tell(kind: str) -> None:
-            post = Post(client, target, int(Priority.HIGH), f"{client}-{len(self.posts)}", True, system=True)
-            self._append(post, (kind, JSON, b"{}"))
-
-        tell(PAUSE)
-        asyncio.get_running_loop().call_later(self.load.choice([0.05, 1.0, 4.0]), tell, RESUME)
-
-    def _append(self, post: Post, message: tuple[str, str, bytes], *, repeats: bool = False) -> None:
-        self.posts.append(post)
-        kind, content_type, data = message
-        now_ns = EPOCH_NS + int(asyncio.get_running_loop().time() * 1e9)
-        client = client_address(post.client)
-        body = encode_body(
-            client,
-            post.target,
-            data,
-            now_ns,
-            post.priority,
-            post.name,
-            kind,
-            content_type,
-            reply_to=client if post.asks else "",
-        )
-        topic, number = self.broker.topics.inboxes[post.priority], partition_of(post.target, PARTITIONS)
-        record, first = [(post.target.encode(), seal(body))], len(self.broker.records(topic, number))
-
-        def append() -> None:
-            # The promise holds within the window of ids.
-            if len(self.broker.records(topic, number)) - first < self.settings.dedup_window:
-                self.broker.append(topic, number, record)
-
-        append()
-        if repeats:
-            asyncio.get_running_loop().call_later(self.load.choice([0.0, 0.05, 1.0]) * self.load.random(), append)
-
-    async def _ask_all(self, client: str) -> None:
-        """Ask every agent for its state; the answers stand on the client's reply topic."""
-        for address in AGENTS:
-            post = Post(client, address, int(Priority.LOW), f"{client}-{len(self.posts)}", True, system=True)
-            self._append(post, (STATE, JSON, b"{}"))
-        await self._rest()
+    def _retain(self) -> None:
+        """Retention deletes the oldest records of an inbox, handled or not."""
+        topic = self.cluster.choice(self.broker.topics.inboxes)
+        for number in range(PARTITIONS):
+            end = len(self.broker.records(topic, number))
+            start = max(self.broker.start(topic, number), end - self.cluster.choice([0, 0, 1, 5, 1_000]))
+            self.broker.truncate(topic, number, start)
+            self.note("retained", topic, number, start)
 
     # -- the run ------------------------------------------------------------------------------------------------------
+
+    async def _ask_all(self, client: str) -> None:
+        self.clients.ask_all(client)
+        await self._rest()
 
     def run(self) -> Outcome:
         """Run the seed."""
@@ -275,7 +236,7 @@ class World:
         for number in range(WORKERS):
             self._start(number)
         self.rebalance(self.owners)
-        doings = [asyncio.create_task(self._client(number)) for number in range(CLIENTS)]
+        doings = [asyncio.create_task(self.clients.run(number, self.load_until)) for number in range(CLIENTS)]
         doings.append(asyncio.create_task(self._nemesis()))
         await asyncio.gather(*doings)
         await asyncio.sleep(FAULT_SECONDS / 4)
@@ -283,7 +244,7 @@ class World:
             await self._heal()
             await self._ask_all("before")
             evidence = gather(self, "before")
-            self._handled = sum(map(len, checks.handled_by(evidence.states).values()))
+            self._handled = sum(map(len, checks.handled_by(evidence.books).values()))
             await self._start_anew()
             await self._ask_all("after")
             after = gather(self, "after")
@@ -306,6 +267,8 @@ class World:
                 self._start(worker.worker)
         await asyncio.sleep(3.0)  # what was late has landed
         self.rebalance([number % WORKERS for number in range(PARTITIONS)], prompt=True)
+        if self.fleeting:
+            self.clients.resume_all("client0")
         await self._rest()
 
     async def _start_anew(self) -> None:
@@ -331,9 +294,19 @@ class World:
         busy = (self.workers[owner].why_busy(number) for number, owner in enumerate(self.owners))
         return "; ".join(f"partition {number}: {why}" for number, why in enumerate(busy) if why)
 
-    def clients(self) -> list[str]:
-        """All who ask, by name."""
-        return list(dict.fromkeys(post.client for post in self.posts))
+    @property
+    def posts(self) -> Sequence[Post]:
+        """All that clients sent, in order."""
+        return self.clients.posts
+
+    def letters(self) -> list[DeadLetter]:
+        """All dead letters, partition by partition."""
+        broker = self.broker
+        return [
+            decode_dead_letter(record.value or b"")
+            for number in range(PARTITIONS)
+            for record in broker.records(broker.topics.deadletter, number)
+        ]
 
     def owner_of(self, address: str) -> Engine:
         """The engine that has an agent."""
@@ -347,6 +320,11 @@ class World:
         stats["turns"] = Interpreter.turn_count
         stats["steps run"] = Interpreter.draw_count
         stats["turns run again"] = Interpreter.turn_count - self._handled
+        stats["records lost"] = sum(
+            letter.last_offset - letter.offset + 1 for letter in self.letters() if letter.reason == LogTruncated.reason
+        )
+        stats["copies promoted"] = self.promoted_count
+        stats["agents spawned"] = sum(post.system == SPAWN for post in self.posts)
         stats["journal batches"] = sum(map(len, self.broker.batches))
         keys = [key for batches in self.broker.batches for batch in batches for key, value in batch.records if value]
         for name, part in (("messages parked", b"\x1fparked/"), ("steps kept", b"\x1fstep/"), ("pauses", b"\x1fpause")):
@@ -368,6 +346,10 @@ class _Errors(logging.Handler):
         self._before: list[tuple[int, bool]] = []
 
     def emit(self, record: logging.LogRecord) -> None:
+        if isinstance(record.args, tuple) and record.args and isinstance(record.args[0], LogTruncated):
+            return  # a fault of the plan, told as it should be
+        if record.getMessage().startswith("an error occurred during closing of asynchronous generator"):
+            return  # of a process that was killed in it
         error = record.exc_info[1] if record.exc_info else None
         self._defects.append(f"logged by {record.name}: {record.getMessage()} {error!r}")
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pytest
 
 from rookery.agents import Agent, handler
+from rookery.schemas.envelope import Priority
 from rookery.schemas.errors import WrongPosition, WrongTopic
 from rookery.schemas.journal import Claim
 from rookery.streams.core.fold import JournalFold
@@ -62,6 +63,43 @@ async def test_what_retention_deleted_while_nobody_was_there_is_a_counted_loss_t
         await cluster.settle()
         assert lost(cluster) == [("log-truncated", 0, 1, 3)]
         assert cluster.engine(0).statistics()["lost_records"] == 0
+
+
+@virtual
+async def test_what_was_deleted_before_the_first_start_is_a_loss_as_well() -> None:
+    (guest,) = addresses("Guest", 0, 1)
+    cluster = Cluster(Guest)
+    for name in "abc":
+        cluster.post(guest, Add(name))
+    cluster.log.truncate(INBOX, 0, 2)
+    async with cluster:
+        assert cluster.state(guest).got == ["c"]
+        assert lost(cluster) == [("log-truncated", 0, 0, 1)]
+        assert "deleted 2 unhandled records, offsets 0 to 1" in cluster.dead_letters()[0].error
+        await cluster.assign([1, 1, 1, 1])
+        await cluster.settle()
+        assert len(lost(cluster)) == 1
+
+
+@virtual
+async def test_a_lost_stretch_stays_open_until_its_letter_is_committed() -> None:
+    """It needs a batch of its own here, and the worker loses its lease before that."""
+    (guest,) = addresses("Guest", 0, 1)
+    async with Cluster(Guest, batch_turns_max=1) as cluster:
+        await stopped(cluster)
+        for priority in (Priority.LOW, Priority.HIGH):
+            for name in "abc":
+                cluster.post(guest, Add(name), priority=priority)
+            cluster.log.truncate(cluster.log.topics.inboxes[priority], 0, 3)
+        await cluster.assign([1, 1, 1, 1])
+        async with asyncio.timeout(1):
+            while len(lost(cluster)) != 1:  # noqa: ASYNC110 - virtual time
+                await asyncio.sleep(0.0001)
+        await cluster.assign([0, 0, 0, 0])
+        await cluster.settle()
+        # What was on its way is stored again.
+        stretches = {(letter.topic, letter.offset, letter.last_offset) for letter in cluster.dead_letters()}
+        assert stretches == {("cluster.inbox.low", 0, 2), ("cluster.inbox.high", 0, 2)}
 
 
 @virtual
