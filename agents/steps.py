@@ -256,9 +256,14 @@ def _digest(name: str, args: tuple[Any, ...]) -> bytes:
     return hashlib.blake2b(name.encode() + b"\0" + data, digest_size=_DIGEST_BYTES).digest()
 
 
-def _unknown(value: Any) -> str:
+def _unknown(value: Any) -> Any:
+    name = f"{type(value).__module__}.{type(value).__qualname__}"
+    try:
+        content = codecs.plain(value)
+    except Exception:  # a model's own serializers may raise anything
+        content = None
     # A client or connection that is passed along: its class has to do.
-    return f"{type(value).__module__}.{type(value).__qualname__}"
+    return name if content is None else (name, content)
 
 
 _arguments = msgspec.msgpack.Encoder(enc_hook=_unknown, order="deterministic")

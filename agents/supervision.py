@@ -5,11 +5,13 @@
 
 The nearest class in `policies` decides; without one, an error that says what to do with it (`RetryTurn`, `SkipMessage`,
 `RejectMessage`, `PauseAgent`) or whether trying again can help (`retriable`), and for all other errors: try again.
+Of an ExceptionGroup each error in it is asked, and the strictest answer counts: pause, then dead letter, then skip,
+then try again; a policy for ExceptionGroup itself goes before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, ClassVar
@@ -26,6 +28,8 @@ class Policy(Enum):
     DEAD_LETTER = "dead_letter"
     PAUSE = "pause"  # the agent takes no messages until somebody resumes it, beginning with this one
 
+
+_STRICTER = (Policy.RETRY, Policy.SKIP, Policy.DEAD_LETTER, Policy.PAUSE)
 
 # The longest wait for another attempt, seconds: a year.
 DELAY_MAX = 366 * 86_400.0
@@ -127,21 +131,40 @@ class Supervision:
         return self.exhausted if policy is Policy.RETRY and attempts >= self.attempts else policy
 
     def _of(self, error: BaseException) -> Policy:
-        for seen in (error, error.__cause__):  # what a step raised stands behind the error that says so
-            for cls in type(seen).__mro__:
-                if cls in self.policies:
-                    return self.policies[cls]
-                if cls is TurnError and isinstance(seen, TurnError):  # more precise than a policy for all exceptions
-                    return seen.policy
         cause = error.__cause__ if isinstance(error, StepFailed) else None
+        for seen in (error, error.__cause__):  # what a step raised stands behind the error that says so
+            if (policy := self._declared(seen)) is not None:
+                return policy
+        for seen in (error, cause):
+            if isinstance(seen, BaseExceptionGroup):
+                return max((self._of(inner) for inner in seen.exceptions), key=_STRICTER.index)
         if any(isinstance(seen, RookeryError) and not seen.retriable for seen in (error, cause)):
             return Policy.DEAD_LETTER
         return Policy.RETRY
 
+    def _declared(self, error: BaseException | None) -> Policy | None:
+        for cls in type(error).__mro__:
+            if cls is Exception and isinstance(error, BaseExceptionGroup):
+                return None  # a policy for all exceptions is one for each in it
+            if cls in self.policies:
+                return self.policies[cls]
+            if cls is TurnError and isinstance(error, TurnError):  # more precise than a policy for all exceptions
+                return error.policy
+        return None
+
     def delay(self, error: BaseException, attempts: int, chance: float) -> float:
         """Seconds until the next attempt after `attempts` failed ones; `chance` from 0 to 1 places it in the jitter."""
-        after = getattr(error, "after", None)
-        if isinstance(error, RetryTurn) and isinstance(after, int | float):
-            return min(max(0.0, after), DELAY_MAX)
+        wishes = [getattr(seen, "after", None) for seen in _each(error) if isinstance(seen, RetryTurn)]
+        if told := [after for after in wishes if isinstance(after, int | float)]:
+            return min(max(0.0, *told), DELAY_MAX)
         base = min(self.backoff_max, self.backoff * 2.0 ** min(attempts - 1, 60))
         return min(base * (1 + self.jitter * (2 * chance - 1)), DELAY_MAX)
+
+
+def _each(error: BaseException) -> Iterator[BaseException]:
+    """The error, or all that are in a group."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _each(inner)
+    else:
+        yield error

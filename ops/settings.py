@@ -103,6 +103,7 @@ class Settings(BaseSettings):
     # --- who we are, to Redis: TLS by the scheme rediss:// of its URL ------------------------------------------
     redis_user: str | None = Field(None, min_length=1, description="ACL user, unless the URL names one")
     redis_password: SecretStr | None = Field(None, description="unless the URL has one")
+    allow_plaintext_redis: bool = Field(False, validate_default=True, description="allow a password to go without TLS")
     redis_ca_file: str | None = Field(None, description="PEM file of the CA to trust; default: those of the system")
     redis_certificate_file: str | None = Field(None, description="PEM file of our certificate, for mutual TLS")
     redis_key_file: str | None = Field(None, description="PEM file of its key, unless it is in the same file")
@@ -347,6 +348,15 @@ class Settings(BaseSettings):
     def _in_one_place(cls, value: Any, info: ValidationInfo) -> Any:
         if value and "@" in (info.data.get("redis_url") or ""):
             raise ValueError("the redis_url names a user or password, too: set them in one place")
+        return value
+
+    @field_validator("allow_plaintext_redis")
+    @classmethod
+    def _no_redis_password_in_the_clear(cls, value: bool, info: ValidationInfo) -> bool:
+        url = info.data.get("redis_url") or ""
+        secret = info.data.get("redis_password") or ":" in url.partition("://")[2].rpartition("@")[0]
+        if secret and not value and url.startswith(("redis:", "redis+")) and addresses.is_remote(url, 6379):
+            raise ValueError("everybody on the way could read the password of Redis: set it, or rediss:// in redis_url")
         return value
 
     @field_validator("web_token")

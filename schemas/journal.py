@@ -321,11 +321,10 @@ def _messages(data: bytes, at: int, sizes: Iterable[tuple[int, int]]) -> tuple[l
 
 
 RETIRED = 1
-PAUSED = 2
 
 
 class AgentRecord(NamedTuple):
-    """What the journal keeps of an agent; `version` is that of its state's schema, `flags` of RETIRED and PAUSED."""
+    """What the journal keeps of an agent; `version` is that of its state's schema, `flags` may have RETIRED."""
 
     type: str
     version: int

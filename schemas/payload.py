@@ -45,6 +45,15 @@ def encode(message: object) -> tuple[str, str, bytes]:
         raise PayloadError(f"can't be encoded: {error}", name) from error
 
 
+def plain(value: object) -> Any:
+    """What is in a Protobuf message or a Pydantic model, the same in every process; None of anything else."""
+    if isinstance(value, Message):
+        return value.SerializeToString(deterministic=True)
+    if _is_pydantic(type(value)):
+        return value.model_dump()  # type: ignore[attr-defined]
+    return None
+
+
 @lru_cache(maxsize=4_096)
 def _encoder(cls: type) -> tuple[str, str, Callable[[Any], bytes]]:
     if issubclass(cls, bytes | bytearray | memoryview):

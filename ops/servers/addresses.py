@@ -72,6 +72,14 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def is_remote(address: str, default_port: int) -> bool:
+    """Tell whether any of the servers may be on another machine."""
+    try:
+        return not all(is_loopback(host) for host, _ in endpoints(address, default_port))
+    except ValueError:
+        return True
+
+
 def reachable(address: str, default_port: int, timeout: float = 5.0) -> bool:
     """Tell whether any of the servers accepts a connection within ``timeout`` seconds each."""
     for host, port in endpoints(address, default_port):

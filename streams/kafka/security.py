@@ -4,6 +4,7 @@ It also keeps secrets out of logs (aiokafka prints whole requests at debug, the 
 what aiokafka reports as "unable to bootstrap" into an error that says which setting to mend.
 """
 
+import asyncio
 import logging
 import ssl
 from collections.abc import AsyncIterator, Mapping
@@ -132,6 +133,13 @@ async def explain(kwargs: Mapping[str, Any]) -> RookeryError:
     found: RookeryError = BrokerUnreachable(broker, "there is no server in the address")
     for host, port in endpoints(broker, 9092)[:SERVERS_ASKED_MAX]:
         try:
+            async with asyncio.timeout(EXPLAIN_TIMEOUT):
+                _, plain = await asyncio.open_connection(host, port)
+            plain.close()
+        except OSError as error:
+            found = BrokerUnreachable(f"{host}:{port}", getattr(error, "strerror", None) or "no connection comes about")
+            continue
+        try:
             connection = await create_conn(host, port, request_timeout_ms=int(EXPLAIN_TIMEOUT * 1000), **security)
             try:
                 await connection.send(MetadataRequest([]))
@@ -169,9 +177,9 @@ def _meaning(server: str, error: Exception, kwargs: Mapping[str, Any]) -> Rooker
             else "it closed the connection"
         )
         remedy = (
-            "check whether this port speaks TLS (ROOKERY_BROKER_TLS), asks for a user (ROOKERY_BROKER_SASL) or for a "
+            "if it is not just starting or stopping, check whether this port speaks TLS (ROOKERY_BROKER_TLS), asks for "
+            "a user (ROOKERY_BROKER_SASL) or for a certificate (ROOKERY_BROKER_CERTIFICATE_FILE); now TLS is "
         )
-        remedy += "certificate (ROOKERY_BROKER_CERTIFICATE_FILE); now TLS is "
         return NotAuthenticated(server, why, remedy + f"{_on(tls_on)} and SASL {_on(sasl_on)}")
     return BrokerUnreachable(server, getattr(error, "strerror", None) or type(error).__name__)
 

@@ -121,3 +121,36 @@ def test_supervision_is_inherited_and_no_state() -> None:
     assert Child.__rookery_type__.supervision.attempts == 2
     with pytest.raises(InvalidAgent, match="write `supervision"):
         type("Wrong", (Agent,), {"supervision": 3})
+
+
+@pytest.mark.parametrize(
+    ("errors", "policy"),
+    [
+        ([OSError(), KeyError()], Policy.RETRY),
+        ([OSError(), SkipMessage()], Policy.SKIP),
+        ([SkipMessage(), OSError(), Declined()], Policy.DEAD_LETTER),
+        ([PauseAgent(), PayloadError("no")], Policy.PAUSE),
+        ([OSError(), ExceptionGroup("inner", [KeyError(), PayloadError("no")])], Policy.DEAD_LETTER),
+    ],
+)
+def test_the_strictest_of_a_group_counts(errors: list[Exception], policy: Policy) -> None:
+    group = ExceptionGroup("outer", errors)
+    assert Supervision().policy(group, 1) is policy
+    assert Supervision(policies={ExceptionGroup: Policy.SKIP}).policy(group, 1) is Policy.SKIP
+    step = StepFailed("a/b", "s", "ExceptionGroup", "")
+    step.__cause__ = group
+    assert Supervision().policy(step, 1) is policy
+
+
+def test_policies_are_for_each_error_in_a_group() -> None:
+    supervision = Supervision(policies={ConnectionError: Policy.PAUSE, Exception: Policy.SKIP})
+    assert supervision.policy(ExceptionGroup("g", [KeyError(), ConnectionResetError()]), 1) is Policy.PAUSE
+    assert supervision.policy(ExceptionGroup("g", [KeyError(), Declined()]), 1) is Policy.DEAD_LETTER
+    assert supervision.policy(ExceptionGroup("g", [KeyError()]), 1) is Policy.SKIP
+    assert Supervision(attempts=2).policy(ExceptionGroup("g", [OSError()]), 2) is Policy.DEAD_LETTER
+
+
+def test_the_longest_wait_that_a_group_asks_for() -> None:
+    group = ExceptionGroup("g", [RetryTurn(after=3), OSError(), ExceptionGroup("h", [RetryTurn(after=7), RetryTurn()])])
+    assert Supervision().delay(group, 1, 0.5) == 7
+    assert Supervision(backoff=2.0).delay(ExceptionGroup("g", [OSError()]), 1, 0.5) == 2.0

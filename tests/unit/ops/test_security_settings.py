@@ -62,6 +62,8 @@ def test_a_password_without_tls_is_refused_unless_allowed_by_name() -> None:
         ({"redis_url": "redis://r", "redis_ca_file": "ca"}, "TLS needs a redis_url with rediss://"),
         ({"redis_url": "rediss://r?ssl_cert_reqs=none"}, "its checks are always on"),
         ({"redis_url": f"rediss://:{HUSH}@r", "redis_password": HUSH}, "set them in one place"),
+        ({"redis_url": "redis://r", "redis_password": HUSH}, "everybody on the way could read the password of Redis"),
+        ({"redis_url": f"redis+sentinel://u:{HUSH}@127.0.0.1:1,r:2/main"}, "allow_plaintext_redis .*: everybody"),
         ({"web_token": "short"}, "must have 16 printable characters or more"),
         ({"web_token": "sixteen or more \n"}, "must have 16 printable characters or more"),
         ({"web_host": "0.0.0.0"}, "web_host 0.0.0.0 can be reached from outside: set web_token"),  # noqa: S104
@@ -95,6 +97,21 @@ def test_a_certificate_and_a_locked_key_are_read_and_checked(authority: Authorit
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
 def test_loopback_needs_no_token(host: str) -> None:
     assert load(web_host=host).web_token is None
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"redis_url": f"redis://:{HUSH}@127.0.0.1:1/0"},
+        {"redis_url": "redis+cluster://localhost:1,[::1]:2", "redis_password": HUSH},
+        {"redis_url": f"rediss://:{HUSH}@r"},
+        {"redis_url": f"unix://:{HUSH}@/run/redis.sock"},
+        {"redis_url": "redis://user@r"},
+        {"redis_url": "redis://r", "redis_password": HUSH, "allow_plaintext_redis": True},
+    ],
+)
+def test_the_password_of_redis_may_go_in_the_clear_within_a_machine_or_by_name(settings: dict[str, Any]) -> None:
+    assert load(**settings).redis_url == settings["redis_url"]
 
 
 def test_an_open_web_is_allowed_with_a_token_or_by_name() -> None:

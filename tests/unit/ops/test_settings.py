@@ -125,8 +125,8 @@ def test_a_journal_batch_must_fit_the_topic() -> None:
 
 
 def test_a_password_is_neither_shown_nor_repeated_in_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = Settings.load(app_id="app", redis_url="redis://:hush@r:6379/0")
-    assert settings.redis_url == "redis://:hush@r:6379/0"
+    settings = Settings.load(app_id="app", redis_url="rediss://:hush@r:6379/0")
+    assert settings.redis_url == "rediss://:hush@r:6379/0"
     assert "hush" not in repr(settings) + str(settings)
     monkeypatch.setenv("REDIS_URL", "http://:hush@r/0")
     (problem,) = problems()

@@ -7,7 +7,6 @@ import pytest
 from rookery.schemas.errors import JournalError
 from rookery.schemas.journal import (
     CLAIM,
-    PAUSED,
     POSITION,
     RETIRED,
     AgentRecord,
@@ -44,7 +43,7 @@ RECORDS: list[tuple[Callable[[bytes], Any], bytes, Any]] = [
     (decode_position, encode_position(POSITIONS), POSITIONS),
     (decode_slot, encode_slot(SLOT), SLOT),
     (decode_slot, encode_slot(Slot(1, {})), Slot(1, {})),
-    (decode_agent, encode_agent("Plane", 3, RETIRED | PAUSED, b"s"), AgentRecord("Plane", 3, RETIRED | PAUSED, b"s")),
+    (decode_agent, encode_agent("Plane", 3, RETIRED | 2, b"s"), AgentRecord("Plane", 3, RETIRED | 2, b"s")),
 ]
 by_record = pytest.mark.parametrize(("decode", "data", "record"), RECORDS)
 
