@@ -44,7 +44,8 @@ async def watch() -> None:
             now = time.monotonic()
             lag = max(lag, now - began - failpoints.POLL)
             engine = app.engine_service.running
-            before, owned = owned, 0 if engine is None else sum(o.partition is not None for o in engine._owned.values())
+            running = [] if engine is None else engine._running_partitions()
+            before, owned = owned, len(running)
             if owned != before:
                 since = now
             elif now < due:
@@ -57,6 +58,7 @@ async def watch() -> None:
                 "lag": round(lag, 3),
                 "owned": owned,
                 "since": since,  # it owns so many
+                "parked": sum(partition.ledgers.parked_count for partition in running),
                 "retries": statistics.get("shipping", {}).get("retries", 0),
                 "lock_errors": statistics.get("locks", {}).get("errors", 0),
                 "locked": statistics.get("locks", {}).get("acquired", 0),

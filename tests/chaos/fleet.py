@@ -118,6 +118,10 @@ class Fleet:
         """Partitions that are running somewhere."""
         return sum(worker.now().get("owned", 0) for worker in self.workers if worker.alive)
 
+    def parked(self) -> int:
+        """Messages that the journal has taken over from the inboxes, and that still wait for their turn."""
+        return sum(worker.now().get("parked", 0) for worker in self.workers if worker.alive)
+
     def fired(self) -> list[dict[str, Any]]:
         """The failpoints that have fired."""
         with contextlib.suppress(FileNotFoundError):

@@ -237,14 +237,16 @@ class Run:
             left, moved_at, quiet = -1, time.monotonic(), 0
             while quiet < 3:
                 world.revive()
-                now = await topics.backlog(reader, client, self.names, self.plan.partitions)
-                quiet = quiet + 1 if now == 0 else 0
+                # All partitions are owned, else nobody tells what is parked.
+                ready = self.fleet.owned() >= self.plan.partitions
+                now = await topics.backlog(reader, client, self.names, self.plan.partitions) + self.fleet.parked()
+                quiet = quiet + 1 if now == 0 and ready else 0
                 if now != left:
                     left, moved_at = now, time.monotonic()
                 elif now and time.monotonic() - moved_at > self.plan.patience:
-                    return f"stuck with {now} records to do"
+                    return f"stuck with {now} messages to do"
                 if time.monotonic() > bound:
-                    return f"too slow: {now} records still to do"
+                    return f"too slow: {now} messages still to do"
                 await asyncio.sleep(1)
         return ""
 
