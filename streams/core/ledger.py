@@ -276,13 +276,12 @@ class Ledgers:
             in_hand: Item | None = mailbox.current
         else:
             in_hand = waiting[0] if ledger.attempts and mailbox.first_lane == lane and waiting else None
-        run = list(waiting)
-        if in_hand is not None and in_hand is mailbox.current:
+        through = ledger.adopted[lane]
+        run = [item for item in waiting if item.offset > through]
+        if in_hand is not None and in_hand is mailbox.current and in_hand.offset > through:
             run.append(in_hand)
         # By offset: a spawn goes before what it found waiting, and `adopted` speaks of everything up to it.
         for item in sorted(run, key=_offset_of):
-            if item.offset <= ledger.adopted[lane]:
-                continue
             key = parked_key(mailbox.address, Place(lane, item.offset))
             value = park(item, ledger if item is in_hand else None)
             more = len(key) + len(value) + overhead
@@ -296,7 +295,10 @@ class Ledgers:
             ledger.parked_count += 1
         if size:
             through = ledger.adopted[lane]
-            light = [Item.parked(i.offset) if i.offset <= through and i is not in_hand else i for i in waiting]
+            light = [
+                Item.parked(i.offset) if not i.is_parked and i.offset <= through and i is not in_hand else i
+                for i in waiting
+            ]
             waiting.clear()
             waiting.extend(light)
         return size, all_fit
