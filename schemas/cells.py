@@ -15,8 +15,8 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from rookery.schemas.errors import JournalError
 from rookery.schemas.journal import FORMAT, cell_key
+from rookery.schemas.partition_errors import JournalError
 
 _FORMAT = bytes((FORMAT,))
 _PARKED, _STEP, PAUSE = "parked", "step", "pause"

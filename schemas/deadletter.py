@@ -9,7 +9,8 @@ from google.protobuf.message import DecodeError
 
 from rookery._version import __version__
 from rookery.schemas.envelope_pb2 import DeadLetter, Envelope
-from rookery.schemas.errors import LogTruncated, Undecodable
+from rookery.schemas.errors import Undecodable
+from rookery.schemas.partition_errors import LogTruncated
 
 __all__ = ["DeadLetter", "decode_dead_letter", "encode_dead_letter", "encode_lost_stretch"]
 

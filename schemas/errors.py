@@ -78,32 +78,6 @@ class IncompatibleVersion(RookeryError):
         super().__init__(f"{what} is {found}, but this version of Rookery needs {supported}")
 
 
-class WrongPosition(RookeryError):
-    """A journal partition tells of inboxes that are not the ones that are there: going on would lose or double."""
-
-    reason = "wrong-position"
-
-    def __init__(self, partition: int, why: str) -> None:
-        self.partition, self.why = partition, why
-        super().__init__(
-            f"journal partition {partition} does not fit its inboxes: {why}; restore the old topics, or stop all "
-            "workers and let the journal begin at what the inboxes hold now: faust -A <module> topics accept"
-        )
-
-
-class LogTruncated(RookeryError):
-    """An inbox deleted records before they were handled: a loss; `first` and `last` are offsets, `count` how many."""
-
-    reason = "log-truncated"
-
-    def __init__(self, topic: str, partition: int, first: int, last: int, count: int) -> None:
-        self.topic, self.partition, self.first, self.last, self.count = topic, partition, first, last, count
-        super().__init__(
-            f"{topic}-{partition} deleted {count} unhandled records, offsets {first} to {last}: raise its retention.ms "
-            "(ROOKERY_INBOX_RETENTION) or add workers"
-        )
-
-
 class BrokerUnreachable(RookeryError, ConnectionError):
     """No Kafka server can be reached under the configured address."""
 
@@ -234,16 +208,6 @@ class PayloadError(RookeryError, ValueError):
         super().__init__(f"payload of type {type_name}: {why}" if type_name else f"payload: {why}")
 
 
-class JournalError(RookeryError, ValueError):
-    """A journal record that is damaged or was written by a newer version; recovery must not guess."""
-
-    reason = "bad-journal-record"
-
-    def __init__(self, record: str, why: str) -> None:
-        self.record, self.why = record, why
-        super().__init__(f"journal record {record}: {why}")
-
-
 class MessageTooLarge(RookeryError, ValueError):
     """One message is larger than its topic takes; sizes are bytes."""
 
@@ -357,6 +321,17 @@ class AskTimeout(RookeryError, TimeoutError):
         )
 
 
+class SendFailed(RookeryError, ConnectionError):
+    """No broker has confirmed what was sent to `target`: it may be stored or not."""
+
+    reason = "send-failed"
+    retriable = True
+
+    def __init__(self, target: str, why: str) -> None:
+        self.target, self.why = target, why
+        super().__init__(f"what was sent to {target} may not have arrived: {why}; look after Kafka, and send it again")
+
+
 class Expired(RookeryError, TimeoutError):
     """A message reached its agent after its deadline (nanoseconds since the epoch) and was not handled."""
 
@@ -387,100 +362,6 @@ class NotOwned(RookeryError, AttributeError):
         self.agent, self.attribute = agent, attribute
         what = f"attribute {attribute!r} of agent {agent}" if attribute else f"agent {agent}"
         super().__init__(f"{what} is not in this process: use `await handle.state()`")
-
-
-class StoreFailed(RookeryError):
-    """The local store of a journal partition can't be used; nothing is lost, since the journal holds everything."""
-
-    reason = "store-failed"
-
-    def __init__(self, path: str, why: str) -> None:
-        self.path, self.why = path, why
-        super().__init__(
-            f"the local store {path} can't be used: {why}; make room on that disk, give this worker a data_dir of its "
-            "own that it may write, or set store to memory"
-        )
-
-
-class StoreDamaged(RookeryError):
-    """The local store of a journal partition is not what was written; it is built anew from the journal."""
-
-    reason = "store-damaged"
-    retriable = True
-
-    def __init__(self, path: str, why: str) -> None:
-        self.path, self.why = path, why
-        super().__init__(f"the local store {path} is damaged: {why}")
-
-
-class LeaseLost(RookeryError):
-    """Another worker owns the journal partition now; what this one had not committed is void there."""
-
-    reason = "lease-lost"
-    retriable = True
-
-    def __init__(self, partition: int, why: str) -> None:
-        self.partition, self.why = partition, why
-        super().__init__(f"lease of journal partition {partition} is lost: {why}; its owner goes on with the work")
-
-
-# --- locks ----------------------------------------------------------------------------------------------------------
-
-
-class LockLost(RookeryError):
-    """A lock, permit or leadership may not be ours any more; what it protected was cancelled."""
-
-    reason = "lock-lost"
-    retriable = True
-
-    def __init__(self, name: str, why: str) -> None:
-        self.name, self.why = name, why
-        super().__init__(f"lock {name} is lost: {why}; another one may hold it, take it again before going on")
-
-
-class LockTimeout(RookeryError, TimeoutError):
-    """A lock or permit was not to be had within `timeout` seconds; nothing of the attempt is left behind."""
-
-    reason = "lock-timeout"
-    retriable = True
-
-    def __init__(self, name: str, timeout: float, why: str = "others held it") -> None:
-        self.name, self.timeout, self.why = name, timeout, why
-        super().__init__(f"lock {name} was not free within {timeout:g} s: {why}; try later, or wait longer")
-
-
-class StaleFence(RookeryError):
-    """A fencing token is older than one that was seen: its holder has lost the lock to `highest`'s."""
-
-    reason = "stale-fence"
-
-    def __init__(self, name: str, token: int, highest: int) -> None:
-        self.name, self.token, self.highest = name, token, highest
-        super().__init__(
-            f"lock {name}: token {token} is refused, {highest} was seen: its holder lost the lock and must take it anew"
-        )
-
-
-class NoFence(RookeryError):
-    """No fencing token could be had for a lock, so it was not taken."""
-
-    reason = "no-fence"
-    retriable = True
-
-    def __init__(self, name: str, why: str) -> None:
-        self.name, self.why = name, why
-        super().__init__(f"no fencing token for lock {name}: {why}; the lock was given back, try again")
-
-
-class RedisUnavailable(RookeryError):
-    """Redis did not answer in time, or could not serve; whether the command ran is unknown."""
-
-    reason = "redis-unavailable"
-    retriable = True
-
-    def __init__(self, why: str) -> None:
-        self.why = why
-        super().__init__(f"Redis is not available: {why}; agents that need no lock go on")
 
 
 def _known(what: str, names: tuple[str, ...]) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import MutableMapping
 
-from rookery.schemas.errors import StaleFence
+from rookery.schemas.lock_errors import StaleFence
 
 
 def check_fence(seen: MutableMapping[str, int], name: str, token: int) -> None:

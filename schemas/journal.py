@@ -28,7 +28,7 @@ from itertools import chain
 from typing import NamedTuple, TypeVar
 
 from rookery.schemas.envelope import Priority
-from rookery.schemas.errors import JournalError
+from rookery.schemas.partition_errors import JournalError
 
 FORMAT = 1
 _FORMAT = bytes((FORMAT,))

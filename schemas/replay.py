@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from rookery.schemas.deadletter import DeadLetter
 from rookery.schemas.envelope import REPLAY_OF, Envelope, decode, decode_json, is_json, seal
-from rookery.schemas.errors import EnvelopeError, LogTruncated, RookeryError
+from rookery.schemas.errors import EnvelopeError, RookeryError
+from rookery.schemas.partition_errors import LogTruncated
 
 # Reasons that lie in the bytes themselves: the same bytes fail again.
 BROKEN = frozenset({"bad-envelope", "crc-mismatch", "invalid-address", "missing-crc", "undecodable"})

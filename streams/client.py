@@ -42,7 +42,7 @@ from rookery.streams.kafka.batches import COORDINATOR_NOT_READY
 from rookery.streams.kafka.deadletters import DeadLetterBox, Letter, Selection
 from rookery.streams.kafka.fence import KafkaFence
 from rookery.streams.kafka.fleets import FleetWatch
-from rookery.streams.kafka.producing import Bulk, Producer
+from rookery.streams.kafka.producing import Bulk, Producer, sending
 from rookery.streams.nats.caller import NatsCaller
 from rookery.streams.nats.errors import NotOverNats
 
@@ -176,16 +176,18 @@ class Client:
         return AgentManager(self).get_agent(address)
 
     async def tell(self, *args: Any, **kwargs: Any) -> None:
-        """See `Connection.tell`."""
-        await (self._edge or self._call).tell(*args, **kwargs)
+        """See `Connection.tell`; raises SendFailed when no broker confirms it."""
+        with sending(args[0]):
+            await (self._edge or self._call).tell(*args, **kwargs)
 
     async def ask(self, *args: Any, **kwargs: Any) -> Reply:
-        """See `Connection.ask`."""
+        """See `Connection.ask`; raises SendFailed when no broker confirms it."""
         if self._edge is not None:
             return await self._edge.ask(*args, **kwargs)
-        if self._replies is None:
-            await self._open_replies()
-        return await self._call.ask(*args, **kwargs)
+        with sending(args[0]):
+            if self._replies is None:
+                await self._open_replies()
+            return await self._call.ask(*args, **kwargs)
 
     async def tell_many(self, messages: Iterable[tuple[str, Any, Priority]]) -> int:
         """Send many (target, message, priority) in order, in large batches; returns their count once all are stored.
@@ -195,19 +197,20 @@ class Client:
         producer = self._started.current
         bulk = Bulk(producer)
         count = 0
-        try:
-            for target, message, priority in messages:
-                destination, key, value = self._call.encode(target, *codecs.encode(message), priority=priority)
-                if not bulk.add(destination, key, value):
-                    await bulk.send(destination)
-                    bulk.add(destination, key, value)
-                count += 1
-                if count % 256 == 0:
-                    await asyncio.sleep(0)
-            await bulk.flush()
-        except KafkaError:  # a batch may be missing now
-            await self._started.renew(producer)
-            raise
+        with sending("many agents"):
+            try:
+                for target, message, priority in messages:
+                    destination, key, value = self._call.encode(target, *codecs.encode(message), priority=priority)
+                    if not bulk.add(destination, key, value):
+                        await bulk.send(destination)
+                        bulk.add(destination, key, value)
+                    count += 1
+                    if count % 256 == 0:
+                        await asyncio.sleep(0)
+                await bulk.flush()
+            except KafkaError:  # a batch may be missing now
+                await self._started.renew(producer)
+                raise
         return count
 
     async def backlog(self) -> dict[Priority, int]:

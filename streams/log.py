@@ -7,7 +7,7 @@ implementations stand behind this page: `streams/kafka` and `streams/memory.py`.
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from rookery.schemas.errors import LeaseLost
+from rookery.schemas.partition_errors import LeaseLost
 
 __all__ = [
     "Append",

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import NamedTuple
 
-from rookery.schemas.errors import LeaseLost
+from rookery.schemas.partition_errors import LeaseLost
 from rookery.streams.core.mailbox import LANES
 from rookery.streams.core.routing import Topics
 from rookery.streams.engine.engine import Engine

@@ -20,8 +20,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rookery.schemas.errors import ConfigurationError, StoreDamaged, StoreFailed
+from rookery.schemas.errors import ConfigurationError
 from rookery.schemas.journal import CELL_MARK, is_retired
+from rookery.schemas.partition_errors import StoreDamaged, StoreFailed
 from rookery.streams.core.store import Mark
 
 rocksdict: Any

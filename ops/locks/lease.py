@@ -13,7 +13,8 @@ from typing import Any, Final, NamedTuple
 
 from rookery.ops.locks import scripts
 from rookery.ops.locks.service import FenceSource, LockService, backoff
-from rookery.schemas.errors import LockLost, LockTimeout, NoFence, Overloaded, RedisUnavailable, RookeryError
+from rookery.schemas.errors import Overloaded, RookeryError
+from rookery.schemas.lock_errors import LockLost, LockTimeout, NoFence, RedisUnavailable
 
 TRUSTED: Final = 0.9
 """Share of the ttl for which a lease is believed in without a renewal."""

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from rookery.ops.locks.lease import Lease, Spec
 from rookery.ops.locks.service import FenceSource, LockService, backoff, find
-from rookery.schemas.errors import ConfigurationError, LockLost, LockTimeout, NoFence, Overloaded
+from rookery.schemas.errors import ConfigurationError, Overloaded
+from rookery.schemas.lock_errors import LockLost, LockTimeout, NoFence
 
 if TYPE_CHECKING:
     from rookery.ops.locks.connect import Client

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 from rookery.ops.locks import scripts
 from rookery.ops.locks.service import backoff, find
-from rookery.schemas.errors import Overloaded, RedisUnavailable
+from rookery.schemas.errors import Overloaded
+from rookery.schemas.lock_errors import RedisUnavailable
 
 if TYPE_CHECKING:
     from rookery.ops.locks.connect import Client

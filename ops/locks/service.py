@@ -26,7 +26,8 @@ from redis.exceptions import (
 
 from rookery.ops.locks import scripts
 from rookery.ops.locks.connect import disconnect
-from rookery.schemas.errors import ConfigurationError, NotBound, RedisUnavailable
+from rookery.schemas.errors import ConfigurationError, NotBound
+from rookery.schemas.lock_errors import RedisUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

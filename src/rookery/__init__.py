@@ -29,10 +29,7 @@ from rookery.schemas.errors import (
     ConfigurationError,
     InvalidAddress,
     InvalidAgent,
-    LockLost,
-    LockTimeout,
     MessageTooLarge,
-    NoFence,
     NotAuthenticated,
     NotAuthorized,
     NotBound,
@@ -40,14 +37,14 @@ from rookery.schemas.errors import (
     NotSpawned,
     Overloaded,
     PayloadError,
-    RedisUnavailable,
     RookeryError,
-    StaleFence,
+    SendFailed,
     UnknownAgentType,
     UnknownHandler,
     WrongTopic,
 )
 from rookery.schemas.fence import check_fence
+from rookery.schemas.lock_errors import LockLost, LockTimeout, NoFence, RedisUnavailable, StaleFence
 
 if TYPE_CHECKING:
     from rookery.ops.locks import Leader, Lock, RateLimit, Semaphore, acquire_lock, release_lock, renew_lock
@@ -104,6 +101,7 @@ __all__ = [
     "RetryTurn",
     "RookeryError",
     "Semaphore",
+    "SendFailed",
     "Settings",
     "SkipMessage",
     "SpawnRefused",

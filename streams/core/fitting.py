@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from rookery.schemas.errors import WrongPosition
 from rookery.schemas.journal import NO_INCARNATION, LanePosition, Position
+from rookery.schemas.partition_errors import WrongPosition
 
 
 def fit(

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 from rookery.agents.effects import error_body
 from rookery.schemas.deadletter import encode_dead_letter, encode_lost_stretch
-from rookery.schemas.errors import EnvelopeError, LogTruncated, RookeryError
+from rookery.schemas.errors import EnvelopeError, RookeryError
+from rookery.schemas.partition_errors import LogTruncated
 from rookery.streams.core.batch import Finished, Sent
 from rookery.streams.core.mailbox import Item, Mailbox
 from rookery.streams.core.partition import Partition

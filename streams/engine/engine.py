@@ -13,8 +13,9 @@ from typing import Any
 
 from rookery.agents.types import AgentType, Registry
 from rookery.ops.settings import Settings
-from rookery.schemas.errors import NotOwned, StoreDamaged, StoreFailed
+from rookery.schemas.errors import NotOwned
 from rookery.schemas.journal import decode_agent
+from rookery.schemas.partition_errors import StoreDamaged, StoreFailed
 from rookery.streams.core.batch import Limits
 from rookery.streams.core.mailbox import Mailbox
 from rookery.streams.core.partition import Partition

@@ -11,7 +11,8 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 
 from rookery.ops.settings import Settings
-from rookery.schemas.errors import LogTruncated, WrongTopic
+from rookery.schemas.errors import WrongTopic
+from rookery.schemas.partition_errors import LogTruncated
 from rookery.streams.core.mailbox import LANES
 from rookery.streams.core.partition import Partition
 from rookery.streams.engine.deadletters import DeadLetters

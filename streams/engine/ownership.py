@@ -15,8 +15,9 @@ import enum
 import logging
 from typing import TYPE_CHECKING, Any
 
-from rookery.schemas.errors import JournalError, LeaseLost, StoreDamaged, StoreFailed, WrongPosition, WrongTopic
+from rookery.schemas.errors import WrongTopic
 from rookery.schemas.journal import Claim
+from rookery.schemas.partition_errors import JournalError, LeaseLost, StoreDamaged, StoreFailed, WrongPosition
 from rookery.streams.core.batch import CommitBatch, NotContiguous
 from rookery.streams.core.fold import JournalFold
 from rookery.streams.core.partition import Partition

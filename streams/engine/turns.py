@@ -21,8 +21,9 @@ from rookery.agents.types import Registry
 from rookery.schemas.address import parse
 from rookery.schemas.cells import Parked, Place, decode_cell, parked_key
 from rookery.schemas.envelope import Envelope, decode
-from rookery.schemas.errors import AgentStopped, BatchTooLarge, Expired, NotSpawned, StoreDamaged, StoreFailed
+from rookery.schemas.errors import AgentStopped, BatchTooLarge, Expired, NotSpawned
 from rookery.schemas.journal import RETIRED, decode_agent, encode_agent
+from rookery.schemas.partition_errors import StoreDamaged, StoreFailed
 from rookery.schemas.system import PAUSE, PREFIX, REPLY, RESUME, SPAWN, STOP
 from rookery.streams.core.batch import Finished
 from rookery.streams.core.mailbox import Item, Mailbox

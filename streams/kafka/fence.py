@@ -15,7 +15,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
 
 from rookery.schemas.address import partition_of
-from rookery.schemas.errors import NoFence
+from rookery.schemas.lock_errors import NoFence
 from rookery.streams.kafka.batches import plain_producer, stop_producer
 from rookery.streams.kafka.topics import FENCE_PARTITIONS
 

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import InvalidProducerEpoch, KafkaError, MessageSizeTooLargeError, ProducerFenced
 
-from rookery.schemas.errors import LeaseLost
 from rookery.schemas.journal import LEASE_HEADER, lease_header
+from rookery.schemas.partition_errors import LeaseLost
 from rookery.streams.kafka.batches import Identity, SequencedBatch, deliver, fetch_identity
 from rookery.streams.log import Append
 

@@ -16,8 +16,9 @@ from typing import Any, Protocol
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaConnectionError, KafkaError, UnknownTopicOrPartitionError
 
-from rookery.schemas.errors import LeaseLost, NotBound, WrongTopic
+from rookery.schemas.errors import NotBound, WrongTopic
 from rookery.schemas.journal import LEASE_HEADER, lease_number
+from rookery.schemas.partition_errors import LeaseLost
 from rookery.streams.core.routing import Topics
 from rookery.streams.kafka import lease
 from rookery.streams.kafka.batches import (

@@ -6,16 +6,31 @@ So the producer is made anew then, with numbers that begin anew.
 """
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import OutOfOrderSequenceNumber
+from aiokafka.errors import KafkaError, KafkaTimeoutError, OutOfOrderSequenceNumber
 from aiokafka.producer.message_accumulator import BatchBuilder
 
+from rookery.schemas.errors import SendFailed
 from rookery.streams.core.outbox import Destination
 
 # Producers that one record may need: another one may fail meanwhile, on the same partition, and take this with it.
 PRODUCERS_MAX = 5
+
+
+@contextmanager
+def sending(target: str) -> Iterator[None]:
+    """Raise SendFailed instead of what aiokafka says when a broker dies: a time-out, a node that is not ready. What a
+    broker refuses stays as it is."""
+    try:
+        yield
+    except KafkaError as error:
+        if not (error.retriable or isinstance(error, KafkaTimeoutError)):
+            raise
+        raise SendFailed(target, f"{type(error).__name__}: {error}") from error
 
 
 class Producer:

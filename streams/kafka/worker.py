@@ -35,7 +35,7 @@ class Worker(faust.Worker):
             await super().start()
         except RookeryError as error:
             self._refused = True
-            self.log.error("%s", error)
+            self.log.error("%s", error)  # noqa: TRY400 - the traceback follows at debug
             self.log.debug("the start was refused here", exc_info=error)
             raise asyncio.CancelledError from None  # what Faust stops after without a traceback
 

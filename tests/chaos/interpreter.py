@@ -11,7 +11,8 @@ import random
 from typing import Any
 
 from rookery import Agent, Lock, Policy, Supervision, handler
-from rookery.schemas.errors import LockLost, LockTimeout, NoFence, Overloaded, RedisUnavailable, StaleFence
+from rookery.schemas.errors import Overloaded
+from rookery.schemas.lock_errors import LockLost, LockTimeout, NoFence, RedisUnavailable, StaleFence
 from tests.chaos.wire import Order
 from tests.chaos.workload import AGENT, DO, REPORT, chain
 

@@ -12,7 +12,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
 from aiokafka.errors import KafkaConnectionError
 
-from rookery.schemas.errors import LeaseLost, NotBound
+from rookery.schemas.errors import NotBound
+from rookery.schemas.partition_errors import LeaseLost
 from rookery.streams.core.routing import Topics
 from rookery.streams.kafka.log import KafkaLog
 from rookery.streams.kafka.reader import ReadFailed

@@ -8,7 +8,7 @@ import pytest_asyncio
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import MessageSizeTooLargeError, OutOfOrderSequenceNumber, ProducerFenced
 
-from rookery.schemas.errors import LeaseLost
+from rookery.schemas.partition_errors import LeaseLost
 from rookery.streams.core.routing import Topics
 from rookery.streams.kafka import batches, lease
 

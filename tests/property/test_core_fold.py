@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from rookery.schemas.errors import JournalError
 from rookery.schemas.journal import (
     CLAIM,
     POSITION,
@@ -23,6 +22,7 @@ from rookery.schemas.journal import (
     encode_slot,
     slot_key,
 )
+from rookery.schemas.partition_errors import JournalError
 from rookery.streams.core.batch import Limits
 from rookery.streams.core.fold import JournalFold, Recovered
 from rookery.streams.core.partition import Partition

@@ -11,15 +11,7 @@ from hypothesis import strategies as st
 
 from rookery.schemas.address import check, parse, partition_of
 from rookery.schemas.envelope import Envelope, Priority, decode, decode_json, encode_body, seal
-from rookery.schemas.errors import (
-    CrcMismatch,
-    EnvelopeError,
-    InvalidAddress,
-    JournalError,
-    MissingCrc,
-    PayloadError,
-    Undecodable,
-)
+from rookery.schemas.errors import CrcMismatch, EnvelopeError, InvalidAddress, MissingCrc, PayloadError, Undecodable
 from rookery.schemas.journal import (
     AgentRecord,
     Claim,
@@ -37,6 +29,7 @@ from rookery.schemas.journal import (
     encode_slot,
     split_key,
 )
+from rookery.schemas.partition_errors import JournalError
 from rookery.schemas.payload import decoder_for, encode
 
 U32, U64 = st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)

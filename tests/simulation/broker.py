@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, M
 from functools import partial
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
-from rookery.schemas.errors import LeaseLost
+from rookery.schemas.partition_errors import LeaseLost
 from rookery.streams.core.routing import Topics
 from rookery.streams.log import Append, Followed, JournalRecord, Lease, ShipFailed
 from rookery.streams.memory import MemoryLog, MemoryPort, MemoryRecord

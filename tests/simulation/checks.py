@@ -21,8 +21,9 @@ import msgspec
 from rookery.schemas.cells import Step, StepState, decode_cell, read_name
 from rookery.schemas.deadletter import DeadLetter
 from rookery.schemas.envelope import Envelope, decode
-from rookery.schemas.errors import AgentStopped, LogTruncated, NotSpawned
+from rookery.schemas.errors import AgentStopped, NotSpawned
 from rookery.schemas.journal import KeyKind, split_key
+from rookery.schemas.partition_errors import LogTruncated
 from rookery.schemas.system import ASK_PREFIX, SPAWN, STOP
 from tests.simulation.broker import Batch
 from tests.simulation.evidence import (

@@ -10,8 +10,8 @@ import msgspec
 from rookery.schemas.cells import Place, Step, StepState, encode_cell, step_key
 from rookery.schemas.deadletter import DeadLetter, decode_dead_letter, encode_dead_letter, encode_lost_stretch
 from rookery.schemas.envelope import Envelope, decode, encode_body, seal
-from rookery.schemas.errors import LogTruncated
 from rookery.schemas.journal import Slot, encode_agent, encode_slot
+from rookery.schemas.partition_errors import LogTruncated
 from rookery.schemas.system import STOP
 from rookery.streams.memory import MemoryRecord
 from tests.simulation import checks

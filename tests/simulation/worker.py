@@ -8,7 +8,7 @@ import random
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rookery.schemas.errors import LeaseLost
+from rookery.schemas.partition_errors import LeaseLost
 from rookery.streams.core.mailbox import LANES
 from rookery.streams.core.store import in_memory
 from rookery.streams.engine.engine import Engine

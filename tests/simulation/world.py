@@ -16,7 +16,7 @@ from rookery.agents.types import Registry
 from rookery.ops.settings import Settings
 from rookery.schemas.address import partition_of
 from rookery.schemas.deadletter import DeadLetter, decode_dead_letter
-from rookery.schemas.errors import LogTruncated
+from rookery.schemas.partition_errors import LogTruncated
 from rookery.schemas.system import SPAWN
 from rookery.streams.core.routing import Topics
 from rookery.streams.engine.engine import Engine

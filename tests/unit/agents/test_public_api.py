@@ -5,7 +5,7 @@ import pytest
 
 import rookery
 from rookery.agents import errors as agents_errors
-from rookery.schemas import errors
+from rookery.schemas import errors, lock_errors, partition_errors
 
 
 def test_every_name_is_there() -> None:
@@ -30,7 +30,7 @@ def test_importing_the_api_loads_no_driver() -> None:
 def test_errors_are_of_one_tree_and_have_codes_of_their_own() -> None:
     found = [
         value
-        for module in (errors, agents_errors)
+        for module in (errors, lock_errors, partition_errors, agents_errors)
         for value in vars(module).values()
         if isinstance(value, type) and issubclass(value, errors.RookeryError)
     ]

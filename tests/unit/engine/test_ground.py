@@ -10,8 +10,9 @@ import pytest
 
 from rookery.agents import Agent, handler
 from rookery.schemas.envelope import Priority
-from rookery.schemas.errors import WrongPosition, WrongTopic
+from rookery.schemas.errors import WrongTopic
 from rookery.schemas.journal import Claim
+from rookery.schemas.partition_errors import WrongPosition
 from rookery.streams.core.fold import JournalFold
 from rookery.streams.engine.recovery import recover
 from tests.unit.engine.harness import NOW_NS, Cluster, addresses, virtual

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from rookery.agents import Agent, handler
-from rookery.schemas.errors import StoreFailed
+from rookery.schemas.partition_errors import StoreFailed
 from rookery.streams.core.store import Mark
 from rookery.streams.rocks import RocksStore, RocksStores
 from tests.cases import quick

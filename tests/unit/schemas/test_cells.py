@@ -21,8 +21,8 @@ from rookery.schemas.cells import (
     read_name,
     step_key,
 )
-from rookery.schemas.errors import JournalError
 from rookery.schemas.journal import KeyKind, split_key
+from rookery.schemas.partition_errors import JournalError
 
 places = st.builds(Place, st.integers(0, 2), st.integers(0, 2**62))
 texts = st.text(max_size=20)

@@ -3,10 +3,18 @@ from typing import Any
 
 import pytest
 
-from rookery.schemas import errors
+from rookery.schemas import errors, lock_errors, partition_errors
 from rookery.schemas.errors import ConfigurationError, RookeryError, UnknownHandler
 
-CLASSES = [cls for _, cls in inspect.getmembers(errors, inspect.isclass) if issubclass(cls, RookeryError)]
+CLASSES = sorted(
+    {
+        cls
+        for module in (errors, lock_errors, partition_errors)
+        for _, cls in inspect.getmembers(module, inspect.isclass)
+        if issubclass(cls, RookeryError)
+    },
+    key=lambda cls: cls.__name__,
+)
 VALUES: dict[str, Any] = {"int": 3, "float": 1.5, "str": "some text", "object": "0.15", "Iterable[str]": ["a", "b"]}
 
 

@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 
-from rookery.schemas.errors import JournalError
 from rookery.schemas.journal import (
     CLAIM,
     POSITION,
@@ -30,6 +29,7 @@ from rookery.schemas.journal import (
     slot_key,
     split_key,
 )
+from rookery.schemas.partition_errors import JournalError
 
 LANES = [
     LanePosition(100, b"\0\1\1\0\0\0\0\0\0\0\1", array("Q", [0, 5, 2**64 - 1])),

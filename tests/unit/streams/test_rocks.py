@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 import rocksdict
 
-from rookery.schemas.errors import ConfigurationError, StoreDamaged, StoreFailed
+from rookery.schemas.errors import ConfigurationError
 from rookery.schemas.journal import RETIRED, cell_key, encode_agent
+from rookery.schemas.partition_errors import StoreDamaged, StoreFailed
 from rookery.streams import rocks
 from rookery.streams.core.fold import JournalFold
 from rookery.streams.core.store import Mark, Store
