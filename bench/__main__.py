@@ -1,6 +1,6 @@
 """All measurements from one command; see docs/benchmarks.md.
 
-    python -m bench [--all] [--pairs 7] [--scale 1] [--list] [experiment ...]
+    python -m bench [--all] [--pairs 7] [--scale 1] [--minutes 20] [--list] [experiment ...]
 
 Starts a Kafka if none is configured. Results go to bench/results.json, row by row, as they are found; those of a trial
 (fewer pairs, smaller scale) to .rookery/bench.json.
@@ -14,7 +14,7 @@ import sys
 import time
 
 from bench import report
-from bench.harness import PAIRS, RESULTS, TRIAL, Experiment, Harness, Results, Skipped, Void, say
+from bench.harness import MINUTES, PAIRS, RESULTS, TRIAL, Experiment, Harness, Results, Skipped, Void, say
 from bench.table import EXPERIMENTS
 from rookery.ops import servers
 
@@ -23,11 +23,16 @@ QUICK_SECONDS = 420.0
 the longest takes under three on a quiet one."""
 
 
+def is_trial(options: argparse.Namespace) -> bool:
+    """Whether less is measured than a result needs."""
+    return bool(options.pairs < PAIRS or options.scale < 1 or options.minutes < MINUTES)
+
+
 async def measure(broker: str, chosen: list[Experiment], options: argparse.Namespace) -> list[str]:
     """Run the experiments one after the other; returns the names of those that failed."""
-    trial = options.pairs < PAIRS or options.scale < 1
+    trial = is_trial(options)
     results = Results(TRIAL if trial else RESULTS)
-    h = Harness(broker, results, options.pairs, options.scale)
+    h = Harness(broker, results, options.pairs, options.scale, options.minutes)
     began = time.monotonic()
     failed = []
     for number, experiment in enumerate(chosen, 1):
@@ -62,6 +67,7 @@ def main() -> int:
     parser.add_argument("--all", action="store_true", help="also those that take longer")
     parser.add_argument("--pairs", type=int, default=PAIRS, help="runs of each side")
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies the counts of messages, for a trial")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="how long a soak lasts")
     parser.add_argument("--list", action="store_true", help="what there is")
     options = parser.parse_args()
     if options.list:
@@ -77,7 +83,7 @@ def main() -> int:
     ]
     with servers.ensure(kafka=True) as found:
         failed = asyncio.run(measure(found.broker, chosen, options))
-    if options.pairs >= PAIRS and options.scale >= 1:
+    if not is_trial(options):
         report.write(Results())
     return 1 if failed else 0
 

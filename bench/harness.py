@@ -22,6 +22,7 @@ RESULTS = Path(__file__).parent / "results.json"
 TRIAL = Path(".rookery/bench.json")
 """Results of trial runs: fewer pairs or messages."""
 PAIRS = 7
+MINUTES = 20.0
 REPEATS_MAX = 6
 """Runs that are repeated because of foreign load, over all experiments: a machine that stays busy is not waited for."""
 
@@ -62,13 +63,16 @@ class Experiment:
 class Harness:
     """What an experiment is lent: the broker, interleaving, and a place for its rows."""
 
-    def __init__(self, broker: str, results: Results, pairs: int = PAIRS, scale: float = 1.0) -> None:
-        """`scale` multiplies the counts of messages, for trials."""
+    def __init__(
+        self, broker: str, results: Results, pairs: int = PAIRS, scale: float = 1.0, minutes: float = MINUTES
+    ) -> None:
+        """`scale` multiplies the counts of messages, for trials; `minutes` is how long a soak lasts."""
         self.broker = broker
         self.broker_pid = machine.broker_pid(broker)
         self.pairs = pairs
         self.results = results
         self.scale = scale
+        self.minutes = minutes
         self._repeats = 0
         self._foreign: list[float] = []
 
@@ -81,21 +85,23 @@ class Harness:
         self._foreign = []
 
     async def interleaved(self, ways: Mapping[str, Measure], runs: int | None = None) -> dict[str, list[Figures]]:
-        """Run each way in turn, `runs` times over (default: the pairs); the order changes each time."""
+        """Run each way in turn, `runs` times over (default: the pairs); the order changes each time. What is
+        meant to run once is long, and not repeated because of foreign load; neither is a trial."""
         found: dict[str, list[Figures]] = {name: [] for name in ways}
         for number in range(runs or self.pairs):
             for name in list(ways) if number % 2 == 0 else reversed(list(ways)):
-                found[name].append(await self._once(f"{number + 1}/{runs or self.pairs} {name}", ways[name]))
+                what = f"{number + 1}/{runs or self.pairs} {name}"
+                found[name].append(await self._once(what, ways[name], patient=runs != 1 and self.pairs >= PAIRS))
         return found
 
-    async def _once(self, what: str, way: Measure) -> Figures:
+    async def _once(self, what: str, way: Measure, patient: bool) -> Figures:
         while True:
             watch = machine.Watch(self.broker_pid)
             figures = await way()
             foreign = watch.foreign()
             shown = "  ".join(f"{key} {value:,.4g}" for key, value in figures.items())
             say(f"  {what}: {shown}" + (f"  (others used {foreign:.1f} cores)" if foreign > 0.1 else ""))
-            if foreign <= machine.FOREIGN_CORES_MAX or self._repeats >= REPEATS_MAX:
+            if foreign <= machine.FOREIGN_CORES_MAX or self._repeats >= REPEATS_MAX or not patient:
                 self._foreign.append(foreign)
                 return figures
             self._repeats += 1

@@ -96,6 +96,29 @@ async def program(command: list[str], **environment: object) -> AsyncIterator[Ru
             await process.wait()
 
 
+async def handle(
+    settings: Settings,
+    broker_pid: int,
+    messages: Iterable[Message],
+    count: int,
+    *,
+    replies: bool,
+    verify: Callable[[Client], Awaitable[int]],
+    expected: int | None = None,
+) -> Figures:
+    """A worker of an application handles `count` prefilled messages, once it has recovered its partitions; Void unless
+    `verify` finds `expected` turns (default: `count`) afterwards."""
+    await prefill(settings.broker, f"{settings.app_id}.inbox.normal", messages, settings.partitions)
+    given = {"BENCH_COUNT": count, "BENCH_REPLIES": count if replies else 0, "BENCH_BROKER_PID": broker_pid}
+    async with worker(settings, "bench.worker", BENCH_GATE=1, **given) as running:
+        figures = await running.result()
+        async with Client(settings.app_id, settings=settings) as client:
+            total = await verify(client)
+    if total != (expected or count) or figures["count"] != count:
+        raise Void(f"the agents counted {total} of {expected or count} messages, {figures['count']:.0f} turns now")
+    return figures
+
+
 async def turns(
     broker: str,
     broker_pid: int,
@@ -105,19 +128,10 @@ async def turns(
     partitions: int,
     replies: bool,
     verify: Callable[[Client], Awaitable[int]],
-    **overrides: Any,
 ) -> Figures:
-    """One fresh worker handles `count` prefilled messages; Void unless `verify` finds that many turns afterwards."""
-    async with application(broker, partitions, **overrides) as settings:
-        await prefill(broker, f"{settings.app_id}.inbox.normal", messages(partitions), partitions)
-        given = {"BENCH_COUNT": count, "BENCH_REPLIES": count if replies else 0, "BENCH_BROKER_PID": broker_pid}
-        async with worker(settings, "bench.worker", **given) as running:
-            figures = await running.result()
-            async with Client(settings.app_id, settings=settings) as client:
-                total = await verify(client)
-            if total != count or figures["count"] != count:
-                raise Void(f"the agents counted {total} of {count} messages in {figures['count']:.0f} turns")
-    return figures
+    """The same with a fresh application."""
+    async with application(broker, partitions) as settings:
+        return await handle(settings, broker_pid, messages(partitions), count, replies=replies, verify=verify)
 
 
 async def counted(client: Client, agents: Iterable[str]) -> int:

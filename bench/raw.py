@@ -1,8 +1,10 @@
 """The raw loop: aiokafka getmany and two send_batch, nothing in between. What a durable turn is measured against.
 
-    python -m bench.raw BROKER INPUT_TOPIC OUTPUT_TOPIC_1 OUTPUT_TOPIC_2 COUNT PARTITIONS BROKER_PID
+    python -m bench.raw BROKER INPUT_TOPIC OUTPUT_TOPIC_1 OUTPUT_TOPIC_2 COUNT PARTITIONS BROKER_PID [--codec]
 
-Same records, acks, idempotence and batch size as the worker; the clock runs from the first fetch to the last ack.
+With --codec it also checks the CRC of each envelope and parses it, and makes and seals another one for the second
+output. Same records, acks, idempotence and batch size as the worker; the clock runs from the first fetch to the last
+ack.
 """
 
 import asyncio
@@ -14,12 +16,13 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from bench.machine import cpu_seconds
+from rookery.schemas.envelope import Priority, decode, encode_body, seal
 
 BATCH_BYTES = 900_000
 
 
 async def main(
-    broker: str, topic: str, out: tuple[str, str], count: int, partitions: int, broker_pid: int
+    broker: str, topic: str, out: tuple[str, str], count: int, partitions: int, broker_pid: int, codec: bool
 ) -> dict[str, float]:
     """Copy `count` records of `topic` to both outputs; returns seconds, rate and processor time per record."""
     consumer = AIOKafkaConsumer(bootstrap_servers=broker, enable_auto_commit=False, fetch_max_bytes=52_428_800)
@@ -42,13 +45,16 @@ async def main(
         if not start:
             start, cpu, broker_cpu = time.perf_counter(), time.process_time(), cpu_seconds(broker_pid)
         for tp, records in fetched.items():
-            for target in out:
+            copies = [(record.key, record.value) for record in records]
+            for target, pairs in zip(
+                out, (copies, [_answer(*pair) for pair in copies] if codec else copies), strict=True
+            ):
                 builder = producer.create_batch()
-                for record in records:
-                    if builder.append(key=record.key, value=record.value, timestamp=None) is None:
+                for key, value in pairs:
+                    if builder.append(key=key, value=value, timestamp=None) is None:
                         flying.add(await _send(producer, builder, target, tp.partition))
                         builder = producer.create_batch()
-                        builder.append(key=record.key, value=record.value, timestamp=None)
+                        builder.append(key=key, value=value, timestamp=None)
                 flying.add(await _send(producer, builder, target, tp.partition))
             done += len(records)
         flying = {future for future in flying if not future.done()}
@@ -68,6 +74,16 @@ async def main(
     }
 
 
+def _answer(key: bytes, value: bytes) -> tuple[bytes, bytes]:
+    """The message that a turn sends: to whoever wants the reply, with the same payload."""
+    envelope = decode(value)
+    body = encode_body(
+        envelope.target, envelope.reply_to, envelope.payload, time.time_ns(), Priority.NORMAL, envelope.id,
+        envelope.type, envelope.content_type, envelope.correlation_id, envelope.id,
+    )  # fmt: skip
+    return key, seal(body)
+
+
 async def _send(producer: AIOKafkaProducer, builder: Any, topic: str, partition: int) -> asyncio.Future[Any]:
     builder.close()
     future: asyncio.Future[Any] = await producer.send_batch(builder, topic, partition=partition)
@@ -75,6 +91,7 @@ async def _send(producer: AIOKafkaProducer, builder: Any, topic: str, partition:
 
 
 if __name__ == "__main__":
-    _, broker, topic, first, second, count, partitions, broker_pid = sys.argv
-    result = asyncio.run(main(broker, topic, (first, second), int(count), int(partitions), int(broker_pid)))
+    _, broker, topic, first, second, *numbers = (word for word in sys.argv if word != "--codec")
+    count, partitions, broker_pid = map(int, numbers)
+    result = asyncio.run(main(broker, topic, (first, second), count, partitions, broker_pid, "--codec" in sys.argv))
     print("RESULT " + json.dumps(result), flush=True)

@@ -11,24 +11,22 @@ import asyncio
 import gc
 import itertools
 import resource
+import statistics
 import tempfile
 import time
 import tracemalloc
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
+from bench import journals
 from bench.harness import Figures, Harness, Measure
 from rookery import Agent
 from rookery.agents.types import Registry
 from rookery.ops.settings import Settings
-from rookery.schemas.address import partition_of
-from rookery.schemas.journal import CLAIM, Claim, encode_agent, encode_claim
 from rookery.streams.core.routing import Topics
 from rookery.streams.core.store import OpenStore, in_memory
 from rookery.streams.engine.engine import Engine
@@ -36,7 +34,7 @@ from rookery.streams.kafka import topics
 from rookery.streams.kafka.log import KafkaLog
 from rookery.streams.rocks import RocksStores
 
-BATCH = 2_000  # records of one append
+LARGE_RUNS = 3  # with a million agents
 
 
 class Account(Agent):
@@ -69,26 +67,9 @@ class Bench:
         self.names = Topics(settings.app_id)
         self._generations = itertools.count(1)
 
-    def addresses(self, number: int) -> Iterator[tuple[int, str]]:
-        for n in range(self.agents):
-            if partition_of(address := f"Account/{n}", self.settings.partitions) == number:
-                yield n, address
-
     async def fill(self) -> None:
-        log = KafkaLog(self.names, self.kwargs)
-        await log.start()
-        places: dict[int, list[tuple[bytes, bytes | None]]] = {n: [] for n in range(self.settings.partitions)}
-        for n in range(self.agents):
-            address = f"Account/{n}"
-            state = msgspec.msgpack.encode({"number": n, "pad": "x" * 160})
-            record = encode_agent("Account", 1, 0, state)
-            places[partition_of(address, self.settings.partitions)].append((address.encode(), record))
-        for number, records in places.items():
-            lease = await log.acquire(number)
-            claim = await lease.append([(CLAIM, encode_claim(Claim(0, "bench", self.settings.partitions)))], None)
-            for at in range(0, len(records), BATCH):
-                await lease.append(records[at : at + BATCH], claim)
-        await log.stop()
+        states = ({"number": n, "pad": "x" * 160} for n in range(self.agents))
+        await journals.fill(self.settings, "Account", states)
 
     @asynccontextmanager
     async def worker(self, name: str, open_store: OpenStore) -> AsyncIterator[Engine]:
@@ -171,48 +152,59 @@ async def measure(broker: str | None, agents: int, partitions: int, runs: int) -
         await topics.remove(settings.app_id, bench.kwargs)
 
 
-async def recovery(h: Harness) -> None:
-    """100,000 agents of 200 bytes on 12 partitions: from being assigned to the last partition running."""
-    partitions = 12
-    settings = Settings.load(app_id=f"bench-{uuid.uuid4().hex[:6]}", partitions=partitions, broker=h.broker)
-    bench = Bench(settings, h.count(100_000))
+@asynccontextmanager
+async def filled(broker: str, agents: int, partitions: int) -> AsyncIterator[Bench]:
+    """A fresh application with so many agents in its journals."""
+    settings = Settings.load(app_id=f"bench-{uuid.uuid4().hex[:6]}", partitions=partitions, broker=broker)
+    bench = Bench(settings, agents)
     await topics.ensure(settings, bench.kwargs)
-
-    async def once(open_store: OpenStore) -> Figures:
-        async with bench.worker("a", open_store) as engine:
-            return dict(zip(("seconds", "cpu_s"), await bench.ready(engine), strict=True))
-
-    async def promoted() -> Figures:
-        async with bench.worker("b", in_memory) as standby:
-            await caught_up(standby, partitions)
-            await once(in_memory)
-            return dict(zip(("seconds", "cpu_s"), await bench.ready(standby), strict=True))
-
-    async def traced() -> Figures:
-        gc.collect()
-        tracemalloc.start()
-        try:
-            async with bench.worker("a", in_memory) as engine:
-                await bench.ready(engine)
-                gc.collect()
-                return {"bytes": tracemalloc.get_traced_memory()[0] / bench.agents}
-        finally:
-            tracemalloc.stop()
-
     try:
         await bench.fill()
-        with tempfile.TemporaryDirectory() as folder:
-            disk = RocksStores(Path(folder), {}, 1e9, time.time)
-            await once(disk.open)  # the disk is filled
-            ways: dict[str, Measure] = {
-                "memory": partial(once, in_memory),
-                "rocksdb": partial(once, disk.open),
-                "standby": promoted,
-            }
-            runs = await h.interleaved(ways)
-        idle = await h.interleaved({"idle agents": traced})
+        yield bench
     finally:
         await topics.remove(settings.app_id, bench.kwargs)
+
+
+async def recovered(bench: Bench, open_store: OpenStore) -> Figures:
+    """One worker recovers them all."""
+    async with bench.worker("a", open_store) as engine:
+        return dict(zip(("seconds", "cpu_s"), await bench.ready(engine), strict=True))
+
+
+async def promoted(bench: Bench) -> Figures:
+    """One that has a copy recovers them all."""
+    async with bench.worker("b", in_memory) as standby:
+        await caught_up(standby, bench.settings.partitions)
+        await recovered(bench, in_memory)
+        return dict(zip(("seconds", "cpu_s"), await bench.ready(standby), strict=True))
+
+
+async def traced(bench: Bench) -> Figures:
+    """Memory of a worker that has recovered them all, for each."""
+    gc.collect()
+    tracemalloc.start()
+    try:
+        async with bench.worker("a", in_memory) as engine:
+            await bench.ready(engine)
+            gc.collect()
+            return {"bytes": tracemalloc.get_traced_memory()[0] / bench.agents}
+    finally:
+        tracemalloc.stop()
+
+
+async def recovery(h: Harness) -> None:
+    """100,000 agents of 200 bytes on 12 partitions: from being assigned to the last partition running."""
+    async with filled(h.broker, h.count(100_000), 12) as bench:
+        with tempfile.TemporaryDirectory() as folder:
+            disk = RocksStores(Path(folder), {}, 1e9, time.time)
+            await recovered(bench, disk.open)  # the disk is filled
+            ways: dict[str, Measure] = {
+                "memory": partial(recovered, bench, in_memory),
+                "rocksdb": partial(recovered, bench, disk.open),
+                "standby": partial(promoted, bench),
+            }
+            runs = await h.interleaved(ways)
+        idle = await h.interleaved({"idle agents": partial(traced, bench)})
     for name, row in (
         ("memory", "recovery_100k_s"),
         ("rocksdb", "recovery_100k_rocksdb_s"),
@@ -220,6 +212,18 @@ async def recovery(h: Harness) -> None:
     ):
         h.record(row, [run["seconds"] for run in runs[name]])
     h.record("idle_agent_bytes", [run["bytes"] for run in idle["idle agents"]])
+
+
+async def recovery_large(h: Harness) -> None:
+    """The same with 100,000 agents on 48 partitions, and 1,000,000 on 12."""
+    for row, agents, partitions, most in (
+        ("recovery_100k_48_s", 100_000, 48, h.pairs),
+        ("recovery_1m_s", 1_000_000, 12, LARGE_RUNS),
+    ):
+        async with filled(h.broker, h.count(agents), partitions) as bench:
+            runs = await h.interleaved({row: partial(recovered, bench, in_memory)}, min(h.pairs, most))
+        cpu = statistics.median(run["cpu_s"] for run in runs[row])
+        h.record(row, [run["seconds"] for run in runs[row]], cpu_s=round(cpu, 2))
 
 
 def main() -> None:

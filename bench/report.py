@@ -17,6 +17,8 @@ PAGE = DOCS / "benchmarks.md"
 PLOT = DOCS / "benchmarks.png"
 RATES_PLOT = DOCS / "benchmarks-rates.png"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+USUAL = {"median", "min", "max", "runs", "foreign_cores_max", "loaded", "load_average", "at"}
+"""Figures of every row; whatever else an experiment has recorded stands in the last column."""
 GOOD, BAD, PLAIN = "#3b7a57", "#b5482a", "#5b6b7f"
 
 
@@ -33,8 +35,8 @@ def verdict(row: Row, median: float) -> str:
 def table(rows: dict[str, dict[str, Any]]) -> str:
     """Markdown."""
     lines = [
-        "| row | what | median | min to max | bar, aim | met | load |",
-        "|---|---|---|---|---|---|---|",
+        "| row | what | median | min to max | bar, aim | met | load | beside |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in itertools.chain.from_iterable(experiment.rows for experiment in EXPERIMENTS):
         found = rows.get(row.name, {"missing": "not measured yet"})
@@ -47,9 +49,10 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
                 bars,
                 verdict(row, found["median"]),
                 f"{found['load_average'][0]:g}" + (" (busy)" if found["loaded"] else ""),
+                ", ".join(f"{name} {_number(value)}" for name, value in found.items() if name not in USUAL),
             ]
         else:
-            cells = [f"void: {found['void']}" if "void" in found else found["missing"], "", bars, "", ""]
+            cells = [f"void: {found['void']}" if "void" in found else found["missing"], "", bars, "", "", ""]
         lines.append(f"| `{row.name}` | {row.title} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

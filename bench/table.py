@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench import asks, recovery, seed, starts, turns
+from bench import asks, fleet, live, recovery, scale, seed, soak, starts, turns
 from bench.harness import Experiment, Row
 from bench.peers import beside
 
@@ -63,6 +63,71 @@ EXPERIMENTS = (
             Row("recovery_100k_rocksdb_s", "s", "lower", "The same after a restart, store on disk"),
             Row("promote_100k_s", "s", "lower", "The same from a standby copy"),
             Row("idle_agent_bytes", "B", "lower", "Memory of an idle agent with 200 B of state"),
+        ),
+    ),
+    Experiment(
+        "recovery_large",
+        recovery.recovery_large,
+        (
+            Row("recovery_100k_48_s", "s", "lower", "100,000 agents on 48 partitions"),
+            Row("recovery_1m_s", "s", "lower", "1,000,000 agents on 12 partitions"),
+        ),
+    ),
+    Experiment(
+        "live_agents",
+        live.live_agents,
+        (Row("live_agent_bytes", "B", "lower", "What a live agent takes beyond an idle one"),),
+    ),
+    Experiment(
+        "raw_codec",
+        turns.raw_codec,
+        (Row("durable_turn_vs_raw_codec", "ratio", "higher", "Durable turns against a raw loop with our codec"),),
+    ),
+    Experiment(
+        "scale_agents",
+        scale.scale_agents,
+        (Row("scale_agents", "ratio", "lower", "1,000 to 1,000,000 agents, fastest over slowest", 1.5),),
+    ),
+    Experiment(
+        "scale_partitions",
+        scale.scale_partitions,
+        (Row("scale_partitions", "ratio", "lower", "4 to 192 partitions, fastest over slowest", 1.5),),
+    ),
+    Experiment(
+        "mixed_sizes",
+        scale.mixed_sizes,
+        tuple(
+            Row(name, "MB/s", "higher", f"Payload of {payload:,} B, state of {state:,} B, together")
+            for name, (payload, state) in scale.SIZES.items()
+        ),
+    ),
+    Experiment(
+        "fleet",
+        fleet.fleet,
+        tuple(
+            Row(
+                f"fleet_{kind}_{size}_per_s",
+                "turns/s",
+                "higher",
+                f"Fleet of {size}, turns that {kind} {what}",
+            )
+            for kind, what in (("wait", "5 ms"), ("burn", "0.2 ms of processor time"))
+            for size in fleet.SIZES
+        ),
+    ),
+    Experiment(
+        "fleet_join",
+        fleet.fleet_join,
+        (Row("fleet_join_s", "s", "lower", "From starting a worker to its share of a loaded fleet's turns"),),
+    ),
+    Experiment(
+        "soak",
+        soak.soak,
+        (
+            Row("soak_memory_mb_per_min", "MB/min", "lower", "Growth of the worker's memory after the first quarter"),
+            Row("soak_p99_drift", "ratio", "lower", "p99 of the last quarter over that of the second"),
+            Row("soak_gc_longest_ms", "ms", "lower", "Longest pause of the garbage collector"),
+            Row("soak_journal_mb_per_min", "MB/min", "lower", "Growth of the journal"),
         ),
     ),
     Experiment(

@@ -16,11 +16,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 
+import msgspec
 from aiokafka.admin import NewTopic
 
 from bench.harness import Figures, Harness, Void
 from bench.processes import counted, program, turns
-from bench.workload import Nap, names, prefill, records
+from bench.workload import ADD, Nap, names, prefill, records
 from rookery.streams.kafka import topics
 
 PARTITIONS = 4
@@ -28,14 +29,21 @@ HOT_MESSAGES = 50_000
 SLEEPERS, EACH, NAP_SECONDS = 200, 10, 0.05
 
 
-async def durable(h: Harness, count: int, replies: bool = True, agents: int = 1_000) -> Figures:
-    """One worker, four partitions, the messages spread over the agents."""
+async def durable(
+    h: Harness,
+    count: int,
+    replies: bool = True,
+    agents: int = 1_000,
+    partitions: int = PARTITIONS,
+    message: msgspec.Struct = ADD,
+) -> Figures:
+    """One worker, the messages spread over the agents."""
     return await turns(
         h.broker,
         h.broker_pid,
-        lambda partitions: records(count, partitions, names(agents), replies=replies),
+        lambda partitions: records(count, partitions, names(agents), message=message, replies=replies),
         count,
-        partitions=PARTITIONS,
+        partitions=partitions,
         replies=replies,
         verify=lambda client: counted(client, names(agents)),
     )
@@ -56,9 +64,9 @@ async def prefilled(h: Harness, count: int) -> AsyncIterator[tuple[str, str, str
             await admin.delete_topics([source, first, second])
 
 
-async def raw(h: Harness, module: str, names: tuple[str, str, str], count: int) -> Figures:
+async def raw(h: Harness, module: str, names: tuple[str, str, str], count: int, *flags: str) -> Figures:
     """A raw loop over a prefilled topic, in a process of its own."""
-    command = [sys.executable, "-m", module, h.broker, *names, str(count), str(PARTITIONS), str(h.broker_pid)]
+    command = [sys.executable, "-m", module, h.broker, *names, str(count), str(PARTITIONS), str(h.broker_pid), *flags]
     async with program(command) as running:
         figures = await running.result()
     if figures["count"] != count:
@@ -79,6 +87,20 @@ async def durable_turn(h: Harness) -> None:
     for side, name in ((ours, "cpu_us_per_turn"), (theirs, "raw_cpu_us_per_message")):
         broker = statistics.median(run["broker_cpu_us"] for run in side)
         h.record(name, [run["cpu_us"] for run in side], broker_us=round(broker, 2))
+
+
+async def raw_codec(h: Harness) -> None:
+    """The same beside a raw loop that checks, parses and writes envelopes, too."""
+    count, more = h.count(200_000), h.count(400_000)
+    async with prefilled(h, more) as topics_:
+        runs = await h.interleaved(
+            {
+                "raw with codec": partial(raw, h, "bench.raw", topics_, more, "--codec"),
+                "durable": partial(durable, h, count),
+            }
+        )
+    cpu = statistics.median(run["cpu_us"] for run in runs["raw with codec"])
+    h.ratios("durable_turn_vs_raw_codec", runs["durable"], runs["raw with codec"], "per_s", raw_cpu_us=round(cpu, 2))
 
 
 async def state_only(h: Harness) -> None:

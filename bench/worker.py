@@ -1,6 +1,7 @@
 """The worker under measurement: a plain `faust -A bench.worker worker`, with a stop watch.
 
-Prints one RESULT line when BENCH_COUNT turns are committed and BENCH_REPLIES messages acknowledged.
+Prints one RESULT line when BENCH_COUNT turns are committed and BENCH_REPLIES messages acknowledged. With BENCH_GATE=1
+nothing is fetched before all partitions are recovered.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+from bench.gate import Gate
 from bench.machine import cpu_seconds
 from bench.workload import Counter
 from rookery import App
@@ -19,6 +21,7 @@ from rookery.streams.log import Record
 
 COUNT = int(os.environ.get("BENCH_COUNT", "0"))
 REPLIES = int(os.environ.get("BENCH_REPLIES", "0"))
+GATE = os.environ.get("BENCH_GATE") == "1"
 BROKER_PID = int(os.environ.get("BENCH_BROKER_PID", "0"))
 
 app = App(agents=[Counter])
@@ -30,6 +33,7 @@ async def measure() -> None:
     if not COUNT:
         return
     engine = app.engine
+    gate = Gate(engine) if GATE else None
     started = cpu = broker = 0.0
     take = engine.inbound.take
 
@@ -40,6 +44,11 @@ async def measure() -> None:
         take(partition, lane, records)
 
     engine.inbound.take = watched  # type: ignore[method-assign]
+    if gate is not None:
+        await gate.recovered(app.settings.partitions)
+        if started:
+            raise RuntimeError("something was fetched through a closed gate")
+        gate.open()
     while engine.counts["committed_turns"] < COUNT or engine.shipper.shipped_count < REPLIES:  # noqa: ASYNC110
         await asyncio.sleep(0.005)
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu

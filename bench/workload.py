@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import time
 import uuid
 from collections.abc import Iterable, Iterator
@@ -19,6 +20,8 @@ AGENTS = 1_000
 # The reply topic of this client name takes the one message that each asked turn sends.
 CLIENT = "bench"
 _PAD = "x" * 77
+BUCKET = math.log(1.02)
+"""A bucket of a histogram of times is two per cent wider than the one before."""
 
 Message = tuple[int, bytes, bytes]
 """Partition, key, value."""
@@ -31,10 +34,34 @@ class Add(msgspec.Struct):
     pad: str = _PAD
 
 
+ADD = Add(1)
+
+
 class Nap(msgspec.Struct):
     """A handler that waits."""
 
     seconds: float
+
+
+class Burn(msgspec.Struct):
+    """A handler that computes."""
+
+    cpu_seconds: float
+
+
+class Blob(msgspec.Struct):
+    """A message of any size, for an agent with a state of any size."""
+
+    state_bytes: int
+    pad: str
+
+
+class Paced(msgspec.Struct):
+    """When it should have been sent, on the clock all processes share, and the partition of its agent."""
+
+    due: float
+    partition: int
+    pad: str = _PAD
 
 
 class Timed(msgspec.Struct):
@@ -72,6 +99,22 @@ class Counter(Agent):
         await asyncio.sleep(msg.seconds)
         self.count += 1
 
+    @handler
+    async def burn(self, msg: Burn) -> None:
+        """A turn that takes so much of the processor, however many share it."""
+        until = time.thread_time() + msg.cpu_seconds
+        while time.thread_time() < until:
+            pass
+        self.count += 1
+
+    @handler
+    async def blob(self, msg: Blob) -> Total:
+        """A durable turn with other sizes."""
+        self.count += 1
+        if len(self.pad) != msg.state_bytes:
+            self.pad = "x" * msg.state_bytes
+        return Total(self.count)
+
 
 def names(agents: int = AGENTS) -> list[str]:
     """Addresses of so many counters."""
@@ -79,11 +122,10 @@ def names(agents: int = AGENTS) -> list[str]:
 
 
 def records(
-    count: int, partitions: int, targets: Iterable[str], *, message: Add | Nap | None = None, replies: bool = True
+    count: int, partitions: int, targets: Iterable[str], *, message: msgspec.Struct = ADD, replies: bool = True
 ) -> Iterator[Message]:
     """`count` messages, one after the other to each target, again and again."""
-    payload = msgspec.json.encode(message or Add(1))
-    kind = type(message or Add(1)).__name__
+    payload, kind = msgspec.json.encode(message), type(message).__name__
     places = [(target, target.encode(), partition_of(target, partitions)) for target in targets]
     nonce = uuid.uuid4().hex[:8]
     for number, (target, key, partition) in zip(range(count), itertools.cycle(places), strict=False):

@@ -14,6 +14,6 @@ FAUST_TUNED: dict[str, Any] = {
     "broker_commit_interval": 2.8,
     "broker_commit_every": 100_000,
 }
-"""The settings that measurably help; others were tried and did not."""
+"""Larger batches, polls and buffers, and fewer commits. Chosen by what each setting does, not found by a search."""
 
 QUIX_VERSION = "3.28.1"
