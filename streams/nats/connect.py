@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 from collections.abc import Coroutine
@@ -86,7 +87,7 @@ class Link:
                     **options,
                 )
         except TimeoutError:
-            await self.nc.close()
+            await self.close()
             raise NatsUnavailable(self.server, self._last_error) from None
         self._up.set()
 
@@ -97,7 +98,8 @@ class Link:
                 await self.nc.flush(timeout=2)
             except nats.errors.Error as error:
                 log.warning("the last messages to NATS may be lost: %s", error)
-        await self.nc.close()
+        with contextlib.suppress(OSError):  # there may be no connection to close
+            await self.nc.close()
 
     @property
     def is_up(self) -> bool:
