@@ -22,11 +22,11 @@ from rookery.streams.core.partition import Partition
 from rookery.streams.core.routing import Router, Topics
 from rookery.streams.core.runqueue import RunQueue
 from rookery.streams.core.store import OpenStore, in_memory
-from rookery.streams.engine.adoption import Adoption
 from rookery.streams.engine.census import census
 from rookery.streams.engine.deadletters import DeadLetters
 from rookery.streams.engine.failures import Failures
 from rookery.streams.engine.ground import Ground
+from rookery.streams.engine.housekeeping import Housekeeping
 from rookery.streams.engine.inbound import Inbound
 from rookery.streams.engine.ownership import Ownership
 from rookery.streams.engine.pool import Pool
@@ -38,18 +38,10 @@ from rookery.streams.log import Log, Record
 
 log = logging.getLogger(__name__)
 
-# Housekeeping (passivation, unborn agents, progress without turns) runs this often, in seconds.
-TICK_SECONDS = 0.5
 # While there is ready work, finished turns are gathered at most this long before they are committed, in seconds.
 GATHER_SECONDS = 0.01
-# A recovery that takes long says how far it is this often, in seconds.
-RECOVERY_TOLD_SECONDS = 5.0
 # How often a drain looks whether it is done, in seconds.
 DRAIN_POLL_SECONDS = 0.02
-
-
-def _used_at(mailbox: Mailbox) -> float:
-    return mailbox.used_at
 
 
 def limits_of(settings: Settings) -> Limits:
@@ -93,76 +85,51 @@ class Engine:
         self._loop = asyncio.get_running_loop()
         self._owned: dict[int, Ownership] = {}
         self._flush_armed = False
+        clock, topics = self._loop.time, self.router.topics
         self.failures = Failures(
             self.dead_letters, self.router, self.queue, self._wake, self.flush_soon, now_ns, new_id, chance
         )
-        self._turns = TurnRunner(
-            registry,
-            self.router,
-            self.failures,
-            self._partition,
-            now_ns,
-            self._loop.time,
-            new_id,
-            settings.message_bytes_max,
-            observe,
+        bytes_max = settings.message_bytes_max
+        self.turns = TurnRunner(
+            registry, self.router, self.failures, self._partition, now_ns, clock, new_id, bytes_max, observe
         )
-        self._pool = Pool(
-            self.queue, self._turns.run, self._runner_pauses, self.watch, self._loop.time, settings.concurrency_max
-        )
-        self._turns.host = Host(self.router, self._pool, now_ns, self.flush_soon, settings.ask_timeout)
-        self._adoption = Adoption(settings.adopt_after)
-        limits = limits_of(settings)
-        self.shipper = Shipper(port, self.router.topics, settings.batch_bytes_max, self._shipped)
-        self.ground = Ground(
-            settings,
-            port,
-            self.router.topics.inboxes,
-            self.dead_letters,
-            self._running_partitions,
-            self._pool.wake,
-            self.fatal,
-            now_ns,
-        )
+        self.pool = Pool(self.queue, self.turns.run, self._runner_pauses, self.watch, clock, settings.concurrency_max)
+        wake = self.pool.wake
+        self.turns.host = Host(self.router, self.pool, now_ns, self.flush_soon, settings.ask_timeout)
+        self.shipper = Shipper(port, topics, settings.batch_bytes_max, self._shipped)
+        letters, running = self.dead_letters, self.running_partitions
+        self.ground = Ground(settings, port, topics.inboxes, letters, running, wake, self.fatal, now_ns)
         self.inbound = Inbound(
             settings,
-            limits,
+            limits_of(settings),
             self.router,
             self.queue,
-            self.dead_letters,
+            letters,
             self.failures,
             port,
             self.ground,
-            self._pool.wake,
-            self._loop.time,
+            wake,
+            clock,
         )
         self._worker = worker
         self.open_store = open_store
         self.standbys = Standbys(port, open_store)
+        self._housekeeping = Housekeeping(self)
+        self._tasks: list[asyncio.Task[None]] = []
         self._flushed_at = 0.0
-        self._ticker: asyncio.Task[None] | None = None
-        self._watcher: asyncio.Task[None] | None = None
-        self._follower: asyncio.Task[None] | None = None
-        self._passivation: asyncio.Task[None] | None = None
         self._draining = self._hurried = False
         self.commit_age_sum = 0.0  # seconds, over batches: from building to the ack
-        self.counts = {
-            "commit_batches": 0,
-            "committed_turns": 0,
-            "lost_leases": 0,
-            "recoveries": 0,
-            "refused_appends": 0,
-            "rebalances": 0,
-        }
+        self.counts = dict.fromkeys(
+            ("commit_batches", "committed_turns", "lost_leases", "recoveries", "refused_appends", "rebalances"), 0
+        )
 
     # -- called by the driver -----------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Start housekeeping."""
-        self._ticker = asyncio.create_task(self._tick(), name="rookery-ticker")
-        self._watcher = asyncio.create_task(self.ground.watch(), name="rookery-ground")
-        self._follower = asyncio.create_task(self.standbys.follow(), name="rookery-standbys")
-        for task in (self._ticker, self._watcher, self._follower):
+        services = {"ticker": self._housekeeping.run, "ground": self.ground.watch, "standbys": self.standbys.follow}
+        self._tasks = [asyncio.create_task(run(), name=f"rookery-{name}") for name, run in services.items()]
+        for task in self._tasks:
             task.add_done_callback(self.watch)
 
     def revoking(self) -> None:
@@ -209,10 +176,10 @@ class Engine:
         A turn that waits for the reply of another agent is left to the next owner, who goes on from its last step.
         """
         self._draining = True
-        self._pool.drain()
+        self.pool.drain()
         deadline = self._loop.time() + timeout
         while (
-            not (settled := self._is_settled(self._pool.asking_count))
+            not (settled := self._is_settled(self.pool.asking_count))
             and self._loop.time() < deadline
             and not self._hurried
         ):
@@ -226,17 +193,16 @@ class Engine:
 
     async def stop(self) -> None:
         """Stop at once: running handlers are cancelled, what is not committed never happened."""
-        self._turns.stopping = True
-        for task in (self._ticker, self._watcher, self._follower, self._passivation):
-            if task is not None:
-                task.cancel()
+        self.turns.stopping = True
+        self._housekeeping.close()
+        for task in self._tasks:
+            task.cancel()
         for ownership in self._owned.values():
             ownership.drop("stopped")
         self._owned.clear()
         self.standbys.close()
-        if self._follower is not None:
-            await asyncio.gather(self._follower, return_exceptions=True)
-        await self._pool.close(timeout=5.0)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.pool.close(timeout=5.0)
         await self.shipper.close()
 
     # -- commits ------------------------------------------------------------------------------------------------------
@@ -248,7 +214,7 @@ class Engine:
             ownership.commit(progress_due)
 
     def _wake(self) -> None:
-        self._pool.wake()
+        self.pool.wake()
 
     def flush_soon(self) -> None:
         """Commit once the current callback is over: a turn or an agent waits for it."""
@@ -279,49 +245,6 @@ class Engine:
             if partition is not None and partition.finished and partition.flight is None:
                 ownership.commit()
 
-    # -- housekeeping -------------------------------------------------------------------------------------------------
-
-    async def _tick(self) -> None:
-        told_at = float("-inf")
-        while True:
-            await asyncio.sleep(TICK_SECONDS)
-            now = self._loop.time()
-            self.inbound.expire_unborn(now)
-            self._adoption.look(self._running_partitions(), now)
-            self.failures.release_orphans(self._running_partitions())
-            self.flush(progress_due=True)
-            for ownership in list(self._owned.values()):
-                ownership.renew_if_due(now)
-            if now - told_at >= RECOVERY_TOLD_SECONDS and (recovery := self._recovery())["partitions"]:
-                told_at = now
-                log.info(
-                    "recovering %(partitions)d partitions: %(left)d offsets left, %(rate).0f/s, %(seconds_left).1f s",
-                    recovery,
-                )
-            if self._passivation is None or self._passivation.done():
-                # Hooks are users' code and may take their time; nothing above may wait for them.
-                self._passivation = asyncio.create_task(self._passivate(now), name="rookery-passivate")
-                self._passivation.add_done_callback(self.watch)
-
-    async def _passivate(self, now: float) -> None:
-        """Free the memory of agents that were idle for `passivate_after`, or the longest if there are too many."""
-        live = sum(len(o.partition.mailboxes) for o in self._owned.values() if o.partition is not None)
-        for ownership in list(self._owned.values()):
-            partition = ownership.partition
-            if partition is None:
-                continue
-            excess = live > self.settings.activations_max
-            for mailbox in sorted((m for m in partition.mailboxes.values() if m.idle), key=_used_at):
-                if mailbox.closed or not mailbox.idle:  # hooks of others were awaited meanwhile
-                    continue
-                if now - mailbox.used_at >= self.settings.passivate_after or excess:
-                    live -= 1
-                    excess = live > self.settings.activations_max
-                    await self._turns.passivate(partition, mailbox)
-                    if len(mailbox):
-                        self.queue.push_waiting(mailbox)
-                        self._pool.wake()
-
     @property
     def is_busy(self) -> bool:
         """Whether agents are ready that no runner has taken yet: more records can wait a little."""
@@ -331,13 +254,19 @@ class Engine:
 
     def busy_partitions(self) -> set[int]:
         """Partitions with turns in flight that have run for a while."""
-        return self._adoption.long_turns()
+        return self._housekeeping.long_turns()
 
     def _partition(self, number: int) -> Partition | None:
         ownership = self._owned.get(number)
         return None if ownership is None else ownership.partition
 
-    def _running_partitions(self) -> list[Partition]:
+    @property
+    def ownerships(self) -> list[Ownership]:
+        """Of all assigned partitions, whether they run or not."""
+        return list(self._owned.values())
+
+    def running_partitions(self) -> list[Partition]:
+        """Those that are recovered."""
         return [owned.partition for owned in self._owned.values() if owned.partition is not None]
 
     def watch(self, task: asyncio.Task[None]) -> None:
@@ -370,7 +299,7 @@ class Engine:
         return self._is_settled(0)
 
     def _is_settled(self, running: int) -> bool:
-        idle = self._pool.running_count == running and self.shipper.is_idle
+        idle = self.pool.running_count == running and self.shipper.is_idle
         return idle and all(ownership.is_settled for ownership in self._owned.values())
 
     @property
@@ -378,7 +307,7 @@ class Engine:
         """Whether everything that was fetched is handled, committed and sent, and all partitions are recovered."""
         return self.is_settled and all(ownership.is_quiet for ownership in self._owned.values())
 
-    def _recovery(self) -> dict[str, float]:
+    def recovery(self) -> dict[str, float]:
         """What is left of the recoveries that run: partitions, offsets, offsets per second and seconds."""
         running = [ownership.statistics() for ownership in self._owned.values() if ownership.partition is None]
         left, rate = (sum(part.get(name, 0) for part in running) for name in ("left", "rate"))
@@ -394,13 +323,13 @@ class Engine:
                 self.registry.names(),
             ),
             "standbys": self.standbys.statistics(),
-            "recovery": self._recovery(),
+            "recovery": self.recovery(),
             "partitions": {number: ownership.statistics() for number, ownership in sorted(self._owned.items())},
-            "pool": self._pool.statistics(),
+            "pool": self.pool.statistics(),
             "ready": len(self.queue),
             "shipping": self.shipper.statistics(),
             "dead_letters": dict(self.dead_letters.counts),
             "lost_records": self.ground.lost_count,
             "retention_left": dict(self.ground.seconds_left),
-            "failures": {**self.failures.counts, "late_replies": self._turns.late_replies},
+            "failures": {**self.failures.counts, "late_replies": self.turns.late_replies},
         }

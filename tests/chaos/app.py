@@ -44,7 +44,7 @@ async def watch() -> None:
             now = time.monotonic()
             lag = max(lag, now - began - failpoints.POLL)
             engine = app.engine_service.running
-            running = [] if engine is None else engine._running_partitions()
+            running = [] if engine is None else engine.running_partitions()
             before, owned = owned, len(running)
             if owned != before:
                 since = now

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rookery.streams.core.store import Mark, OpenStore, in_memory
-from rookery.streams.engine import engine as engine_module
+from rookery.streams.engine import housekeeping
 from rookery.streams.log import Followed, JournalRecord
 from rookery.streams.memory import MemoryPort
 from tests.cases import quick
@@ -195,7 +195,7 @@ async def test_a_recovery_says_what_is_left(monkeypatch: pytest.MonkeyPatch, cap
             await asyncio.sleep(0.01)
         await cluster.settle()
         monkeypatch.setattr(MemoryPort, "read_journal", slow)
-        monkeypatch.setattr(engine_module, "RECOVERY_TOLD_SECONDS", 4.0)
+        monkeypatch.setattr(housekeeping, "RECOVERY_TOLD_SECONDS", 4.0)
         length = len(cluster.log.journals[0]) + 1
         with caplog.at_level("INFO"):
             await cluster.assign([1])
