@@ -13,7 +13,7 @@ from rookery.agents.binding import Reply
 from rookery.ops.settings import Settings
 from rookery.schemas.address import client_address
 from rookery.schemas.envelope import Priority
-from rookery.schemas.errors import AskTimeout, MessageTooLarge, Overloaded
+from rookery.schemas.errors import AskTimeout, BrokerUnreachable, MessageTooLarge, Overloaded, SendFailed
 from rookery.schemas.system import ERROR_HEADER, Failure
 from rookery.streams.nats.connect import Link, nats
 from rookery.streams.nats.errors import NatsRefused, NatsUnavailable
@@ -21,6 +21,8 @@ from rookery.streams.nats.messages import subject_of
 
 # One try of a tell; the next one has the same id, so that it is handled once. Seconds.
 TELL_TRY = 10.0
+# Codes by which the edge says that Kafka has not confirmed the message: the same id may be sent again.
+UNCONFIRMED = (SendFailed.reason, BrokerUnreachable.reason)
 # Between tries while no edge listens; seconds.
 AGAIN_AFTER = 0.2
 # What the edge's own answer, such as ask-timeout, may take longer than the ask; seconds.
@@ -64,9 +66,12 @@ class NatsCaller:
                 if time.monotonic() >= give_up:
                     raise NatsUnavailable(self._open.server, "no edge has confirmed the message") from None
                 continue
-            if ERROR_HEADER in answer.headers:
+            code = answer.headers.get(ERROR_HEADER)
+            if code is None:
+                return
+            if code not in UNCONFIRMED or time.monotonic() + AGAIN_AFTER >= give_up:
                 self._refused(target, answer)
-            return
+            await asyncio.sleep(AGAIN_AFTER)
 
     async def ask(
         self,

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from msgspec import Struct
 
 from rookery.agents.binding import Reply
@@ -156,18 +156,22 @@ class Inbound:
                 await self._publish(msg.reply, b"", {"reply": "stored"})
 
     async def _store(self, message: Incoming) -> None:
-        """Return once Kafka has the message."""
-        await self._client.tell(
-            message.target,
-            message.type,
-            message.content_type,
-            message.payload,
-            priority=message.priority,
-            sender=message.sender,
-            deadline_ns=message.deadline_ns,
-            headers=message.headers,
-            message_id=message.id,
-        )
+        """Return once Kafka has the message; raises what `Client.tell` does."""
+        try:
+            await self._client.tell(
+                message.target,
+                message.type,
+                message.content_type,
+                message.payload,
+                priority=message.priority,
+                sender=message.sender,
+                deadline_ns=message.deadline_ns,
+                headers=message.headers,
+                message_id=message.id,
+            )
+        except MessageSizeTooLargeError:  # the topic takes less than our settings say
+            size = len(message.payload)
+            raise MessageTooLarge(size, self._settings.message_bytes_max, message.target) from None
         self.counts["told"] += 1
 
     async def _refuse(self, msg: Any, error: RookeryError | KafkaError) -> None:
@@ -251,22 +255,28 @@ class Inbound:
             )
             await self._store(message)
             await self._settle(msg.ack)
-        except RookeryError as error:
-            record = _StreamRecord(
-                place.sequence.stream,
-                msg.subject.encode(),
-                msg.data,
-                [(name, value.encode()) for name, value in (msg.headers or {}).items()],
-                round(place.timestamp.timestamp() * 1000),
-            )
-            self.counts["refused"] += 1
-            self._complain("a message of the stream on %s was put aside: %s", msg.subject, error)
-            await self._letters.write(f"nats:{place.stream}", 0, record, None, error)
-            await self._settle(msg.term)
-        except KafkaError as error:
+        except (RookeryError, KafkaError) as error:
+            if isinstance(error, RookeryError) and not error.retriable:
+                await self._put_aside(msg, error)
+                return
             self.counts["given_back"] += 1
             self._complain("Kafka did not take a message of the stream: %s", str(error) or type(error).__name__)
             await self._settle(lambda: msg.nak(AGAIN_AFTER))
+
+    async def _put_aside(self, msg: Any, why: RookeryError) -> None:
+        """A dead letter of a message that would be refused again."""
+        place = msg.metadata
+        record = _StreamRecord(
+            place.sequence.stream,
+            msg.subject.encode(),
+            msg.data,
+            [(name, value.encode(errors="replace")) for name, value in (msg.headers or {}).items()],
+            round(place.timestamp.timestamp() * 1000),
+        )
+        self.counts["refused"] += 1
+        self._complain("a message of the stream on %s was put aside: %s", msg.subject, why)
+        await self._letters.write(f"nats:{place.stream}", 0, record, None, why)
+        await self._settle(msg.term)
 
     async def _settle(self, say: Callable[[], Any]) -> None:
         """What is not heard is given out again, and dropped then by its id."""

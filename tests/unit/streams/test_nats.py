@@ -1,13 +1,17 @@
 """The NATS edge without servers: subjects and headers, what is refused before anything is sent, settings."""
 
 import asyncio
+import datetime as dt
 import os
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
+from aiokafka.errors import KafkaTimeoutError, MessageSizeTooLargeError
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,12 +19,21 @@ from rookery import Agent, App, Client, Priority
 from rookery.ops.settings import Settings
 from rookery.schemas.address import check
 from rookery.schemas.envelope import Envelope
-from rookery.schemas.errors import ConfigurationError, InvalidAddress, InvalidAgent, Undecodable
+from rookery.schemas.errors import (
+    ConfigurationError,
+    InvalidAddress,
+    InvalidAgent,
+    MessageTooLarge,
+    SendFailed,
+    Undecodable,
+)
 from rookery.streams.core.routing import Router, Topics
 from rookery.streams.kafka import acls
 from rookery.streams.nats import connect
 from rookery.streams.nats.edge import Edge
 from rookery.streams.nats.errors import InvalidSubject
+from rookery.streams.nats.inbound import Inbound
+from rookery.streams.nats.letters import Letters
 from rookery.streams.nats.messages import Incoming, address_of, headers_of, read, subject_of, target_subject
 
 KEYS = st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1, max_size=40)
@@ -252,5 +265,54 @@ def test_a_bound_set_of_tasks_waits_for_room() -> None:
         await tasks.finish(0.01)
         assert (len(tasks), ended) == (0, [0, 1, 2])
         assert time.monotonic() - start < 30
+
+    asyncio.run(scenario())
+
+
+class FakeMessage:
+    """A message of a stream, which remembers what was said of it."""
+
+    subject, headers, data = "stream.agents.A/x", None, b"{}"
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.metadata = SimpleNamespace(
+            stream="S", sequence=SimpleNamespace(stream=7), timestamp=dt.datetime.now(dt.UTC)
+        )
+
+    async def ack(self) -> None:
+        self.said.append("ack")
+
+    async def nak(self, delay: float) -> None:
+        self.said.append(f"again in {delay:g} s")
+
+    async def term(self) -> None:
+        self.said.append("term")
+
+
+@pytest.mark.parametrize(
+    ("error", "says", "letters"),
+    [
+        (None, "ack", 0),
+        (SendFailed("A/x", "the broker is away"), "again in 1 s", 0),
+        (KafkaTimeoutError(), "again in 1 s", 0),
+        (MessageTooLarge(2, 1), "term", 1),
+        (MessageSizeTooLargeError(), "term", 1),
+    ],
+)
+def test_a_stream_message_is_put_aside_only_if_it_would_be_refused_again(
+    error: Exception | None, says: str, letters: int
+) -> None:
+    async def scenario() -> None:
+        tell = AsyncMock(side_effect=error)
+        client: Any = SimpleNamespace(tell=tell, produce=AsyncMock(), topics=Topics("app"))
+        put_aside = Letters(client, 4)
+        link: Any = None
+        inbound = Inbound(client, link, put_aside, Settings.load(app_id="app"))
+        message = FakeMessage()
+        await inbound._take(message)
+        assert (message.said, put_aside.count) == ([says], letters)
+        assert tell.await_args is not None
+        assert tell.await_args.kwargs["message_id"] == "nats/S/7"
 
     asyncio.run(scenario())
