@@ -9,8 +9,8 @@ from bench.processes import application, worker
 from bench.workload import names, prefill, records
 
 AGENTS = 20_000
-PASSIVATE_SECONDS = 20
-"""Longer than the turns of so many agents take while memory is traced."""
+PASSIVATE_SECONDS = 3_600
+"""Longer than a run: the worker says itself when they have idled enough."""
 
 
 async def _live(h: Harness, agents: int) -> Figures:
