@@ -185,11 +185,12 @@ class Entry(Protocol):
 class Ledgers:
     """The ledgers of one partition, and the agents whose messages are to be adopted by the next commit batches."""
 
-    __slots__ = ("_requests", "mailboxes")
+    __slots__ = ("_crowded", "_requests", "mailboxes")
 
     def __init__(self) -> None:
         self.mailboxes: dict[Mailbox, None] = {}  # those with a ledger
         self._requests: dict[Mailbox, None] = {}
+        self._crowded: Mailbox | None = None  # its next message found no room beside the turns of a batch
 
     @property
     def is_quiet(self) -> bool:
@@ -215,6 +216,12 @@ class Ledgers:
         """Park the unfinished messages of an agent, as soon as its finished turns are in the journal."""
         self.open(mailbox)
         self._requests[mailbox] = None
+
+    def take_crowded(self) -> bool:
+        """Whether the next batch should go without turns, for a message that has found no room beside them: on a busy
+        partition it never would. At most every other batch."""
+        mailbox, self._crowded = self._crowded, None
+        return mailbox is not None and mailbox in self._requests and not (mailbox.closed or mailbox.unsettled)
 
     def settle(self, entry: Entry, ledger: Ledger, records: dict[bytes, bytes | None]) -> bool:
         """Put what an entry writes into a batch. True if its message's offset is done by it: the builder decides, since
@@ -258,6 +265,8 @@ class Ledgers:
                 room, whole = room - size, whole and all_fit
             if whole:
                 del self._requests[mailbox]  # else the rest has to wait for the next batch
+            elif entries:
+                self._crowded = mailbox
 
     def _adopt_lane(
         self,

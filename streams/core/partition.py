@@ -187,7 +187,7 @@ class Partition:
         """
         if self.flight is not None or self.closed:
             return None
-        turns = self._take()
+        turns = [] if self.ledgers.mailboxes and self.ledgers.take_crowded() else self._take()
         records: dict[bytes, bytes | None] = {}
         released: dict[Destination, list[Message]] = {}
         sequence, number = self._number_messages(turns, released), 0

@@ -198,3 +198,33 @@ class Stepper(Agent):
     @handler("note")
     async def note(self, msg: dict[str, str]) -> None:
         self.notes += 1
+
+
+@dataclass
+class Load:
+    n: int
+    text: str
+    seconds: float = 0.0
+
+
+class Porter(Pile):
+    text: str = "x" * 3_000
+
+    @handler
+    async def load(self, msg: Load) -> None:
+        await self.put(Put(msg.n, msg.seconds))
+
+
+@virtual
+async def test_a_large_message_is_parked_although_others_fill_every_batch() -> None:
+    async with Cluster(Porter, partitions=1, workers=1, batch_bytes_max=30_000, message_bytes_max=29_000) as cluster:
+        slow, *others = addresses("Porter", 0, 9, partitions=1)
+        cluster.post(slow, Load(0, "x" * 28_000, seconds=600))
+        cluster.post(slow, Load(1, "x" * 28_000))
+        for n in range(80_000):  # about seven seconds, in which each batch has turns of others in it
+            cluster.post(others[n % 8], Put(n, 0.0007))
+        await asyncio.sleep(5)
+        assert cluster.engine(0).statistics()["partitions"][0]["parked"] == 2
+        assert (cluster.engine(0).committed(0, 1) or 0) > 5_000
+        await cluster.settle(1_000)
+        assert (cluster.state(slow).count, cluster.state(slow).ordered) == (2, True)
