@@ -66,7 +66,7 @@ def commands(seed: int, agents: int, emphasis: Mapping[str, float] = MappingProx
             number = rng.randrange(min(LOCKS, agents))  # each lock protects something that one agent keeps
             ops.append(["lock", address(number), _lane(rng), f"lock-{number}"])
         end = rng.random()
-        fails = end < 0.01 + fickle and ops[-1][0] != "ask"
+        fails = end < 0.01 + fickle and all(op[0] != "ask" for op in ops)
         if fails:
             ops.append(["fail"] if end < 0.01 else ["fickle"])
         yield Command(address(me), _lane(rng), ops, asks=rng.random() < 0.1, fails=fails)
