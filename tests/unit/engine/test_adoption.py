@@ -215,6 +215,7 @@ class Porter(Pile):
         await self.put(Put(msg.n, msg.seconds))
 
 
+@pytest.mark.slow
 @virtual
 async def test_a_large_message_is_parked_although_others_fill_every_batch() -> None:
     async with Cluster(Porter, partitions=1, workers=1, batch_bytes_max=30_000, message_bytes_max=29_000) as cluster:
