@@ -24,7 +24,7 @@ def test_a_seed_gives_the_same_load_again() -> None:
 
 
 def test_nobody_asks_in_a_ring_and_a_turn_that_fails_asks_nothing() -> None:
-    for command in itertools.islice(workload.commands(3, 50, {"lock": 0.3}), 5_000):
+    for command in itertools.islice(workload.commands(3, 50, {"lock": 0.5, "fickle": 0.5}), 5_000):
         me = int(command.target.partition("/")[2])
         asked = [int(str(op[1]).partition("/")[2]) for op in command.ops if op[0] == "ask"]
         assert all(other > me for other in asked)
