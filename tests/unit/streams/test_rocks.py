@@ -338,7 +338,7 @@ def test_a_store_in_use_by_another_process_is_left_alone(disk: Disk) -> None:
     program = textwrap.dedent("""
         import sys
         from pathlib import Path
-        from rookery.schemas.errors import StoreFailed
+        from rookery.schemas.partition_errors import StoreFailed
         from rookery.streams.rocks import RocksStores
         try:
             RocksStores(Path(sys.argv[1]), {"app": "test", "partitions": 4}, 1e9, lambda: 1e6).open(0)
