@@ -44,6 +44,11 @@ GATHER_SECONDS = 0.01
 DRAIN_POLL_SECONDS = 0.02
 
 
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
 def limits_of(settings: Settings) -> Limits:
     """The bounds of one partition."""
     return Limits(
@@ -85,6 +90,7 @@ class Engine:
         self._loop = asyncio.get_running_loop()
         self._owned: dict[int, Ownership] = {}
         self._flush_armed = False
+        self._idle: asyncio.Future[None] = self._loop.create_future()  # see idle()
         clock, topics = self._loop.time, self.router.topics
         self.failures = Failures(
             self.dead_letters, self.router, self.queue, self._wake, self.flush_soon, now_ns, new_id, chance
@@ -228,6 +234,8 @@ class Engine:
 
     def _runner_pauses(self, drained: bool) -> None:
         """Adaptive batching: an idle worker commits at once, a busy one gathers."""
+        if drained:
+            _wake(self._idle)
         if drained or self._loop.time() - self._flushed_at >= GATHER_SECONDS:
             self.flush()
 
@@ -249,6 +257,15 @@ class Engine:
     def is_busy(self) -> bool:
         """Whether agents are ready that no runner has taken yet: more records can wait a little."""
         return len(self.queue) > 0
+
+    async def idle(self, seconds: float) -> None:
+        """Wait until the runners have taken all that is ready, `seconds` at most; for one waiter."""
+        self._idle = self._loop.create_future()
+        timer = self._loop.call_later(seconds, _wake, self._idle)
+        try:
+            await self._idle
+        finally:
+            timer.cancel()
 
     # -- questions ----------------------------------------------------------------------------------------------------
 

@@ -39,7 +39,7 @@ COMMIT_TIMEOUT, LEAVE_TIMEOUT = 3.0, 5.0
 FETCH_WAIT = 0.25
 # While agents are ready to run, the next records are fetched only this often (seconds), and so many of each lane, HIGH
 # first, unless as many wait there already: what waits stays small (and in the processor's cache), HIGH overtakes the
-# backlog of the others, and LOW keeps its share.
+# backlog of the others, and LOW keeps its share. Once all of them run, fetching goes on at once.
 BUSY_WAIT = 0.02
 BUSY_RECORDS = {Priority.HIGH: 3_200, Priority.NORMAL: 1_200, Priority.LOW: 400}
 
@@ -197,9 +197,9 @@ class Consumer(driver.Consumer):
                 if not self.flow_active:
                     await self.wait(self.can_resume_flow)  # type: ignore[arg-type]  # Faust's own is an asyncio.Event, too
                     continue
-                busy = self._engine.is_busy
-                if busy:
-                    await asyncio.sleep(BUSY_WAIT)
+                if busy := self._engine.is_busy:
+                    await self._engine.idle(BUSY_WAIT)
+                    busy = self._engine.is_busy
                 seeks = self._take_seeks()
                 active = set(self._get_active_partitions())
                 if not active and not seeks:
