@@ -51,7 +51,10 @@ def test_the_frozen_teller_is_refused(
     monkeypatch.setenv("ROOKERY_REDIS_URL", redis_url)
     asyncio.run(run.main())
     lines = capfd.readouterr().out.splitlines()
-    assert re.match(r"teller 2: deposited 200 with token \d+$", lines[0]), lines
-    assert re.match(r"teller 1: refused: lock account/anna: token \d+ is refused", lines[1]), lines
+    # On a slow machine the frozen one may notice by itself, and a little earlier, that its lock is gone.
+    first, second = sorted(lines[:2])
+    lost = r"teller 1: (refused: lock account/anna: token \d+ is refused|cancelled: lock account/anna is lost)"
+    assert re.match(lost, first), lines
+    assert re.match(r"teller 2: deposited 200 with token \d+$", second), lines
     assert re.match(r"teller 1: deposited 100 with token \d+$", lines[2]), lines
     assert lines[3] == "balance: 1300"
