@@ -32,31 +32,32 @@ class Control:
 
         Raises KafkaError, or TimeoutError after TIMEOUT seconds.
         """
-        tp = TopicPartition(self._topic, 0)
         found: list[bytes] = []
-        async with asyncio.timeout(TIMEOUT), AIOKafkaConsumer(**self._client_kwargs, group_id=None) as consumer:
-            consumer.assign([tp])
-            await consumer.seek_to_beginning(tp)
-            end = (await consumer.end_offsets([tp]))[tp]
-            while await consumer.position(tp) < end:
-                for record in (await consumer.getmany(tp, timeout_ms=POLL_MS)).get(tp, ()):
-                    if record.key == name.encode():
-                        found = [*found, record.value] if record.value is not None else []
+        for key, value in await self._stored():
+            if key == name.encode():
+                found = [*found, value] if value is not None else []
         return found
 
     async def snapshot(self) -> dict[str, bytes]:
         """The newest value of every name. Raises KafkaError, or TimeoutError after TIMEOUT seconds."""
-        tp = TopicPartition(self._topic, 0)
         found: dict[str, bytes] = {}
+        for key, value in await self._stored():
+            found.pop(key.decode(), None)
+            if value is not None:
+                found[key.decode()] = value
+        return found
+
+    async def _stored(self) -> list[tuple[bytes, bytes | None]]:
+        """Keys and values of all records up to the present end, in order."""
+        tp = TopicPartition(self._topic, 0)
+        found: list[tuple[bytes, bytes | None]] = []
         async with asyncio.timeout(TIMEOUT), AIOKafkaConsumer(**self._client_kwargs, group_id=None) as consumer:
             consumer.assign([tp])
             await consumer.seek_to_beginning(tp)
             end = (await consumer.end_offsets([tp]))[tp]
             while await consumer.position(tp) < end:
-                for record in (await consumer.getmany(tp, timeout_ms=POLL_MS)).get(tp, ()):
-                    found.pop(record.key.decode(), None)
-                    if record.value is not None:
-                        found[record.key.decode()] = record.value
+                records = (await consumer.getmany(tp, timeout_ms=POLL_MS)).get(tp, ())
+                found += [(record.key, record.value) for record in records]
         return found
 
     async def follow(self) -> AsyncIterator[tuple[str, bytes | None]]:
