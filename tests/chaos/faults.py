@@ -368,7 +368,7 @@ async def redis_flush(world: World, one: Fault) -> None:
     locked = world.fleet.total("locked")
     with world.redis.admin() as admin:
         one.did = f"{admin.dbsize()} keys"
-        admin.flushall()
+    world.redis.flush()
     if await until(lambda: world.fleet.total("locked") > locked, 15):
         one.effects.append("locks are taken again")
 

@@ -30,7 +30,6 @@ from tests.chaos.evidence import (
     STATE_DIVERGENCE,
     STUCK,
     Anomaly,
-    ClientSend,
     Evidence,
 )
 from tests.chaos.fleet import ROOT, Fleet, until
@@ -200,7 +199,9 @@ class Run:
         for worker in [worker for worker in self.fleet.workers if worker.alive]:
             await self.fleet.stop(worker)
         self._say("checking")
-        return self._judge(await self._evidence(books), drained, world)
+        clients = (GENERATOR, CHECKER)
+        found = await topics.collect(self._broker, self.names, clients, self._lines(), books, plan.compaction)
+        return self._judge(found, drained, world)
 
     def _start_load(self) -> nemesis.World:
         plan = self.plan
@@ -249,31 +250,6 @@ class Run:
                     return f"too slow: {now} messages still to do"
                 await asyncio.sleep(1)
         return ""
-
-    async def _evidence(self, books: dict[str, dict[str, Any] | None]) -> Evidence:
-        address, names = self._broker, self.names
-        inboxes = [await topics.read(address, topic) for topic in names.inboxes]
-        replies = [await topics.read(address, names.replies(client)) for client in (GENERATOR, CHECKER)]
-        sends = [
-            ClientSend(line["id"], line["target"], line["lane"], line["n"], line["acked"])
-            for line in self._lines()
-            if "id" in line
-        ]
-        return Evidence(
-            sends=sends,
-            records=(record for lane, found in enumerate(inboxes) for record in topics.inbox_records(lane, found)),
-            journal=topics.journal_rows(await topics.read(address, names.journal)),
-            letters=topics.letters(names, await topics.read(address, names.letters)),
-            replies=[reply for found in replies for reply in topics.replies(found)],
-            books=books,
-            ends={
-                (lane, partition): records[-1].offset + 1
-                for lane, found in enumerate(inboxes)
-                for partition, records in found.items()
-                if records
-            },
-            compacted=self.plan.compaction,
-        )
 
     # -- the verdict --------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -15,7 +15,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.structs import ConsumerRecord
 
-from tests.chaos.evidence import InboxRecord, JournalRow, Letter, Reply
+from tests.chaos.evidence import ClientSend, Evidence, InboxRecord, JournalRow, Letter, Reply
 from tests.chaos.wire import LANES, Damaged, lease_of, read_envelope, read_letter, write_envelope
 from tests.chaos.workload import REPORT
 
@@ -154,6 +154,34 @@ def replies(found: dict[int, list[ConsumerRecord]]) -> list[Reply]:
             message = read_envelope(record.value)
             answers.append(Reply(message.causation_id, message.id, str(record.offset)))
     return answers
+
+
+async def collect(
+    broker: str,
+    names: Names,
+    clients: Iterable[str],
+    history: Iterable[Mapping[str, Any]],
+    books: Mapping[str, Mapping[str, Any] | None],
+    compacted: bool = False,
+) -> Evidence:
+    """Everything there is about an application; `history` is what its generator wrote, `books` what its agents said."""
+    inboxes = [await read(broker, topic) for topic in names.inboxes]
+    answers = [await read(broker, names.replies(client)) for client in clients]
+    return Evidence(
+        sends=[ClientSend(*(line[key] for key in ClientSend._fields)) for line in history if "id" in line],
+        records=(record for lane, found in enumerate(inboxes) for record in inbox_records(lane, found)),
+        journal=journal_rows(await read(broker, names.journal)),
+        letters=letters(names, await read(broker, names.letters)),
+        replies=[reply for found in answers for reply in replies(found)],
+        books=books,
+        ends={
+            (lane, partition): records[-1].offset + 1
+            for lane, found in enumerate(inboxes)
+            for partition, records in found.items()
+            if records
+        },
+        compacted=compacted,
+    )
 
 
 async def ask_all(

@@ -128,6 +128,11 @@ class RedisServer:
         assert self._process is not None
         os.kill(self._process.pid, number)
 
+    def flush(self) -> None:
+        """Forget everything, at once and for all."""
+        with self.admin() as client:
+            client.flushall()
+
     def stop(self) -> None:
         if self._process is not None:
             self._process.kill()

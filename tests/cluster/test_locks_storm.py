@@ -167,10 +167,6 @@ def test_one_redis_that_forgets_restarts_and_jumps_in_time(
     open_accounts(path)
     storm = Storm(app_id, broker, redis.url, path)
 
-    def flush() -> None:
-        with redis.admin() as client:
-            client.flushall()
-
     def jump() -> None:
         with redis.admin() as client:
             before = client.time()[0]
@@ -179,7 +175,7 @@ def test_one_redis_that_forgets_restarts_and_jumps_in_time(
             after = client.time()[0]
         assert abs(after - before) > 3000, "the clock did not jump"
 
-    faults = {"freeze": storm.freeze_one, "flush": flush, "restart": redis.restart}
+    faults = {"freeze": storm.freeze_one, "flush": redis.flush, "restart": redis.restart}
     if redis_under_faketime():
         faults["clock"] = jump
     try:
@@ -224,10 +220,6 @@ def test_agents_that_guard_their_state(
     """Each vault counts the writes that it accepted; one that was overwritten unseen would be missing in its gold."""
     redis = start_redis()
 
-    def flush() -> None:
-        with redis.admin() as client:
-            client.flushall()
-
     async def vaults() -> list[Any]:
         async with Client(app_id, broker=broker) as client:
             return [await client.get_agent(f"Vault/{number}").state(timeout=60) for number in range(ACCOUNTS)]
@@ -236,7 +228,7 @@ def test_agents_that_guard_their_state(
         asyncio.run(vaults())
         storm = Storm(app_id, broker, redis.url, tmp_path / "unused.db", bank="agents")
         try:
-            storm.rage({"freeze": storm.freeze_one, "flush": flush, "freeze again": storm.freeze_one})
+            storm.rage({"freeze": storm.freeze_one, "flush": redis.flush, "freeze again": storm.freeze_one})
             results = storm.results()
         finally:
             storm.end()

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from rookery.schemas.journal import decode_claim
 from tests.chaos import checker, topics
-from tests.chaos.evidence import ClientSend, Evidence
 from tests.chaos.workload import address
 from tests.containers.kit import ROOT, WAIT
 
@@ -60,7 +59,9 @@ class Load:
         agents = [address(number) for number in range(AGENTS)]
         books = await topics.ask_all(self._broker, self.names, CHECKER, agents, 4)
         await self._drained()
-        anomalies, log, _ = checker.check(await self._evidence(books))
+        history = [json.loads(line) for line in self._history.read_text().splitlines()]
+        evidence = await topics.collect(self._broker, self.names, (GENERATOR, CHECKER), history, books)
+        anomalies, log, _ = checker.check(evidence)
         assert log.handled > 2 * RATE, "too little happened to prove anything"
         lost_and_doubled = [f"{one.name} {one.subject}: {one.witness}" for one in anomalies]
         print(f"{log.handled} messages handled, {log.repeats} repeats dropped, {len(anomalies)} anomalies")
@@ -74,25 +75,6 @@ class Load:
                 quiet = quiet + 1 if left == 0 else 0
                 assert time.monotonic() < deadline, f"{left} messages are not handled"
                 await asyncio.sleep(0.5)
-
-    async def _evidence(self, books: dict[str, dict[str, object] | None]) -> Evidence:
-        inboxes = [await topics.read(self._broker, topic) for topic in self.names.inboxes]
-        replies = [await topics.read(self._broker, self.names.replies(client)) for client in (GENERATOR, CHECKER)]
-        lines = [json.loads(line) for line in self._history.read_text().splitlines()]
-        return Evidence(
-            sends=[ClientSend(*(line[key] for key in ClientSend._fields)) for line in lines if "id" in line],
-            records=(record for lane, found in enumerate(inboxes) for record in topics.inbox_records(lane, found)),
-            journal=topics.journal_rows(await topics.read(self._broker, self.names.journal)),
-            letters=topics.letters(self.names, await topics.read(self._broker, self.names.letters)),
-            replies=[reply for found in replies for reply in topics.replies(found)],
-            books=books,
-            ends={
-                (lane, partition): records[-1].offset + 1
-                for lane, found in enumerate(inboxes)
-                for partition, records in found.items()
-                if records
-            },
-        )
 
     def owners(self) -> dict[int, str]:
         """Whose claim on each partition is the last, as its journal says."""
