@@ -28,6 +28,7 @@ from rookery.schemas.envelope import Priority
 from rookery.schemas.errors import ConfigurationError
 from rookery.streams.engine.engine import Engine
 from rookery.streams.kafka.assignor import NAME
+from rookery.streams.kafka.prefetch import hasten
 from rookery.streams.kafka.reader import leave_as_parsed, stop_consumer
 
 if TYPE_CHECKING:
@@ -53,9 +54,11 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
     confirmed_at: float = 0.0  # monotonic seconds of the start of the last heartbeat that was answered well
 
     async def on_start(self) -> None:
-        """Watch the heartbeats of the coordinator."""
+        """Watch the heartbeats of the coordinator, and see that nothing waits for empty partitions."""
         await super().on_start()
-        coordinator = self._ensure_consumer()._coordinator
+        consumer = self._ensure_consumer()
+        hasten(consumer._fetcher)
+        coordinator = consumer._coordinator
         in_use = [assignor.name for assignor in coordinator._assignors]
         if in_use != [NAME]:
             # Faust takes another one without a word when it finds no table.

@@ -22,6 +22,11 @@ FETCH_BYTES = 4 * 1024 * 1024
 # Records handed on at once: about 15 ms of decoding, so that the event loop stays responsive.
 RECORDS_MAX = 5_000
 READERS_MAX = 4
+# A broker answers a request for what comes next after so long, and the next stretch of the same consumer waits for that
+# answer; milliseconds.
+WAIT_MS = 20
+# The same for who follows partitions for ever.
+FOLLOW_WAIT_MS = 500
 STOP_TIMEOUT = 5.0  # seconds to disconnect
 POLL = 0.5  # seconds a poll waits before it looks at position and patience again
 
@@ -60,7 +65,7 @@ class Readers:
         if start >= stop:
             return
         async with self._slots:
-            consumer = self._idle.pop() if self._idle else await self._open()
+            consumer = self._idle.pop() if self._idle else await self._open(WAIT_MS)
             finished = False
             try:
                 async for records in self._stretch(consumer, TopicPartition(topic, partition), start, stop):
@@ -84,7 +89,7 @@ class Readers:
         """
         tps = [TopicPartition(topic, partition) for partition in offsets]
         told: dict[TopicPartition, tuple[int, int]] = {}
-        consumer = await self._open()
+        consumer = await self._open(FOLLOW_WAIT_MS)
         try:
             consumer.assign(tps)
             for tp in tps:
@@ -105,13 +110,14 @@ class Readers:
         finally:
             await stop_consumer(consumer, STOP_TIMEOUT)
 
-    async def _open(self) -> AIOKafkaConsumer:
+    async def _open(self, wait_ms: int) -> AIOKafkaConsumer:
         consumer = AIOKafkaConsumer(
             **self._client_kwargs,
             group_id=None,
             enable_auto_commit=False,
             auto_offset_reset="none",
             max_partition_fetch_bytes=FETCH_BYTES,
+            fetch_max_wait_ms=wait_ms,
             request_timeout_ms=int(self._patience * 1000),
             retry_backoff_ms=50,
         )

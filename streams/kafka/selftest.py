@@ -97,6 +97,7 @@ KNOWN = (
     Known(SubscriptionState, "fetch_context", ""),
     Known(PartitionFetcher, "fetched_records", "partitions timeout max_records"),
     Known(PartitionFetcher, "_create_fetch_waiter", ""),
+    Known(PartitionFetcher, "_get_actions_per_node", "assignment"),
     Known(PartitionRecords, "_consumer_record", "tp record"),
     Known(AIOKafkaConsumer, "seek", "partition offset"),
     Known(AIOKafkaConsumer, "getmany", "partitions timeout_ms max_records"),
