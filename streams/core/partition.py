@@ -187,6 +187,8 @@ class Partition:
         """
         if self.flight is not None or self.closed:
             return None
+        if not (self.finished or progress_due or refresh or self.ledgers.mailboxes or self.retiring or self.repair):
+            return None
         turns = [] if self.ledgers.mailboxes and self.ledgers.take_crowded() else self._take()
         records: dict[bytes, bytes | None] = {}
         released: dict[Destination, list[Message]] = {}

@@ -43,7 +43,6 @@ FETCH_WAIT = 0.25
 # backlog of the others, and LOW keeps its share. Once all of them run, fetching goes on at once.
 BUSY_WAIT = 0.02
 BUSY_RECORDS = {Priority.HIGH: 3_200, Priority.NORMAL: 1_200, Priority.LOW: 400}
-
 # Partitions to fetch from, and the most records of all of them together.
 Share = tuple[set[TP], int]
 
