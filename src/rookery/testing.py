@@ -13,6 +13,9 @@
 Inside such a test `AgentManager()` finds the kit, agent classes are registered as they are used, and `tell`, `send`
 and `ask` return when everything they caused has been handled. The engine is the one that runs on Kafka; only the log
 under it is another. Without the marker: `run(main())`, or `async with Kit(Counter) as kit` on any loop.
+
+A test with the marker that asks for the fixture `kit` gets the one it runs with, to look at `kit.dead_letters()` and
+`kit.nats_published()`. A fixture `kit` of your own, `return Kit(Counter, workers=2)`, decides what that is.
 """
 
 import asyncio
@@ -20,7 +23,7 @@ import itertools
 import random
 import selectors
 from collections.abc import Coroutine, Sequence
-from typing import Any, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 from rookery.agents import Agent, AgentManager
 from rookery.agents.binding import Reply, bind, unbind
@@ -30,13 +33,15 @@ from rookery.ops.locks import unbind as unbind_locks
 from rookery.ops.locks.memory import MemoryLocks
 from rookery.ops.settings import Settings
 from rookery.schemas.deadletter import DeadLetter, decode_dead_letter
+from rookery.schemas.envelope import decode
 from rookery.streams.calls import Caller
 from rookery.streams.core.outbox import Destination
 from rookery.streams.core.routing import Router, Topics
 from rookery.streams.engine.engine import Engine
-from rookery.streams.memory import MemoryLog, MemoryPort, MemoryWorker
+from rookery.streams.memory import MemoryLog, MemoryPort, MemoryRecord, MemoryWorker
+from rookery.streams.nats.messages import headers_of, target_subject
 
-__all__ = ["Kit", "VirtualTimeLoop", "run"]
+__all__ = ["Kit", "Published", "VirtualTimeLoop", "run"]
 
 T = TypeVar("T")
 
@@ -90,16 +95,27 @@ def run(main: Coroutine[Any, Any, T]) -> T:
         return runner.run(main)
 
 
+class Published(NamedTuple):
+    """What agents sent to `nats/<subject>`, as a NATS subscriber would get it; docs/nats.md lists the headers."""
+
+    subject: str
+    payload: bytes
+    headers: dict[str, str]
+
+
 class Kit:
     """Agents on an in-memory log. Use as an async context manager; `AgentManager()` binds to it inside."""
 
     def __init__(self, *agents: type[Agent], partitions: int = 4, workers: int = 1, **settings: Any) -> None:
-        """`settings` override those of the application, such as `spawn_wait=1.0`."""
-        self.settings = Settings.load(app_id="kit", partitions=partitions, **settings)
+        """`settings` override those of the application, such as `spawn_wait=1.0`.
+
+        Agents may write to NATS, unless `nats_out=False`.
+        """
+        self.settings = Settings.load(app_id="kit", partitions=partitions, **{"nats_out": True, **settings})
         self.registry = Registry()
         for cls in agents:
             self.registry.add(cls)
-        self._router = Router(Topics(self.settings.app_id), partitions)
+        self._router = Router(Topics(self.settings.app_id), partitions, self.settings.nats_out)
         self.log = MemoryLog(self._router.topics, partitions)
         self._numbers = itertools.count()
         self._worker_count = workers
@@ -182,9 +198,20 @@ class Kit:
 
     def dead_letters(self) -> list[DeadLetter]:
         """All dead letters, partition by partition."""
-        topic = self._router.topics.deadletter
-        records = (record for number in range(self.settings.partitions) for record in self.log.records(topic, number))
-        return [decode_dead_letter(record.value or b"") for record in records]
+        return [decode_dead_letter(record.value or b"") for record in self._records(self._router.topics.deadletter)]
+
+    def nats_published(self) -> list[Published]:
+        """All that was sent to or asked at `nats/<subject>`: in order for each subject, not across them.
+
+        There is no edge here: nobody answers an ask, which ends as AskTimeout. Raises InvalidSubject for a target that
+        an edge could not publish to.
+        """
+        envelopes = [decode(record.value or b"") for record in self._records(self._router.topics.nats)]
+        return [Published(target_subject(found), found.payload, headers_of(found)) for found in envelopes]
+
+    def _records(self, topic: str) -> list[MemoryRecord]:
+        """Those of all partitions, one partition after the other."""
+        return [record for number in range(self.settings.partitions) for record in self.log.records(topic, number)]
 
     def statistics(self) -> list[dict[str, Any]]:
         """The statistics of each worker's engine."""
@@ -236,23 +263,32 @@ class Kit:
                 self._caller.received(record.value)
 
 
-# -- pytest: the marker `rookery` -------------------------------------------------------------------------------------
+# -- pytest: the marker `rookery` and the fixture `kit` ----------------------------------------------------------------
 
 
 def pytest_configure(config: Any) -> None:
-    """Declare the marker."""
+    """Declare both."""
+    import pytest  # which programs without tests need not have
+
+    class Fixtures:
+        @pytest.fixture
+        def kit(self) -> Kit:
+            """The kit that a test with the marker `rookery` runs with."""
+            return Kit()
+
+    config.pluginmanager.register(Fixtures())
     config.addinivalue_line("markers", "rookery: run an async test on virtual time, with a kit for AgentManager()")
 
 
 def pytest_pyfunc_call(pyfuncitem: Any) -> bool | None:
-    """Run tests that are marked `rookery`; a fixture argument called `kit` is not needed but may be asked for."""
+    """Run tests that are marked `rookery`, with the kit of their fixture `kit`, else with a new one."""
     if pyfuncitem.get_closest_marker("rookery") is None or not asyncio.iscoroutinefunction(pyfuncitem.obj):
         return None
     names = pyfuncitem._fixtureinfo.argnames
     arguments = {name: pyfuncitem.funcargs[name] for name in names}
 
     async def main() -> None:
-        async with Kit():
+        async with arguments.get("kit") or Kit():
             await pyfuncitem.obj(**arguments)
 
     run(main())

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
-from rookery import Agent, AgentManager, AskTimeout, NotBound, handler
+from rookery import Agent, AgentError, AgentManager, AskTimeout, NotBound, handler
+from rookery.streams.nats.errors import InvalidSubject
 from rookery.testing import EPOCH_NS, Kit, VirtualTimeLoop, run
 
 
@@ -173,10 +175,70 @@ def test_nothing_is_left_running() -> None:
     run(main())
 
 
+class Herald(Agent):
+    """Writes to NATS."""
+
+    @handler("news")
+    async def news(self, msg: dict[str, Any]) -> None:
+        for number in range(msg["count"]):
+            await self.send(f"nats/{msg['subject']}", {"type": "News", "number": number})
+
+    @handler("consult")
+    async def consult(self, msg: dict[str, Any]) -> Any:
+        return await self.ask("nats/prices", {"article": 7}, 5.0)
+
+
+@pytest.mark.rookery
+async def test_what_agents_write_to_nats_can_be_looked_at(kit: Kit) -> None:
+    herald = kit.manager.get_agent("Herald/a")
+    kit.register(Herald)
+    assert kit.nats_published() == []
+    for subject in ("orders.new", "orders.old"):
+        await herald.tell({"type": "news", "subject": subject, "count": 3})
+    await kit.manager.get_agent("nats/orders.test").tell({"type": "News", "number": 7})
+    found = kit.nats_published()
+    numbers = {
+        subject: [json.loads(p.payload)["number"] for p in found if p.subject == subject]
+        for subject in ("orders.new", "orders.old", "orders.test")
+    }
+    assert numbers == {"orders.new": [0, 1, 2], "orders.old": [0, 1, 2], "orders.test": [7]}
+    news = next(published for published in found if published.subject == "orders.new")
+    assert (news.headers["type"], news.headers["sender"]) == ("News", "Herald/a")
+    assert len({published.headers["Nats-Msg-Id"] for published in found}) == 7
+    assert kit.dead_letters() == []
+
+
+@pytest.mark.rookery
+async def test_an_ask_at_nats_is_seen_and_not_answered(kit: Kit) -> None:
+    kit.register(Herald)
+    with pytest.raises(AgentError, match="no reply from nats/prices"):
+        await kit.manager.get_agent("Herald/a").ask({"type": "consult"}, timeout=60)
+    assert {(asked.subject, asked.payload) for asked in kit.nats_published()} == {("prices", b'{"article":7}')}
+
+
+@pytest.mark.rookery
+async def test_a_subject_that_no_edge_could_publish_to_is_said(kit: Kit) -> None:
+    kit.register(Herald)
+    await kit.manager.get_agent("Herald/a").tell({"type": "news", "subject": "a..b", "count": 1})
+    with pytest.raises(InvalidSubject, match="empty part"):
+        kit.nats_published()
+
+
+def test_without_nats_out_a_message_to_nats_is_a_dead_letter() -> None:
+    async def main() -> None:
+        async with Kit(Herald, nats_out=False) as kit:
+            await kit.manager.get_agent("Herald/a").tell({"type": "news", "subject": "x", "count": 1})
+            assert [letter.reason for letter in kit.dead_letters()] == ["unknown-agent-type"]
+            assert kit.nats_published() == []
+
+    run(main())
+
+
 MARKED = """
 import asyncio
 import pytest
 from rookery import Agent, AgentManager, handler
+from rookery.testing import Kit
 
 class Counter(Agent):
     count: int = 0
@@ -201,6 +263,21 @@ async def test_bound(name):
 async def test_each_has_a_kit_of_its_own(name):
     await AgentManager().spawn_agent(Counter)
     assert await AgentManager().get_agent(name).ask({"type": "add"}) == 1
+
+@pytest.mark.rookery
+async def test_the_fixture_is_the_kit_it_runs_with(kit):
+    await AgentManager().spawn_agent(Counter)
+    assert kit.registry.names() == ("Counter",)
+
+class TestOwn:
+    @pytest.fixture
+    def kit(self):
+        return Kit(Counter, partitions=2)
+
+    @pytest.mark.rookery
+    async def test_a_fixture_of_ones_own_decides(self, kit):
+        assert kit.settings.partitions == 2
+        assert await AgentManager().get_agent("Counter/a").ask({"type": "add"}) == 1
 
 @pytest.mark.rookery
 async def test_red():
@@ -232,6 +309,8 @@ def test_the_marker_runs_async_tests_with_fixtures_on_virtual_time(tmp_path: Pat
     assert outcomes.of == {
         "test_bound": "passed",
         "test_each_has_a_kit_of_its_own": "passed",
+        "test_the_fixture_is_the_kit_it_runs_with": "passed",
+        "TestOwn.test_a_fixture_of_ones_own_decides": "passed",
         "test_red": "failed",
         "test_sync_tests_stay_as_they_are": "passed",
     }
