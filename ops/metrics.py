@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, cycle
 from typing import Any, Final, Protocol
 
@@ -56,6 +56,10 @@ TURN_SECONDS: Final = ("rookery_turn_seconds", "Seconds that turns took, waiting
 LIVE: Final = ("rookery_live_agents", "Agents in memory", ["agent_type"])
 RUNNING: Final = ("rookery_turns_in_flight", "Turns that run now", ["agent_type"])
 WAITING: Final = ("rookery_waiting_messages", "Messages in mailboxes whose turn has not begun", _BY_TYPE)
+
+# From statistics["commits"], by agent type and lane: (batches with such turns, the turns, the batches' seconds).
+BATCH_TURNS: Final = ("rookery_commit_batch_turns", "Turns in a commit batch that has such turns", _BY_TYPE)
+COMMIT_AGE: Final = ("rookery_commit_age_seconds", "Seconds from building a commit batch to its acknowledgement", _BY_TYPE)
 
 # From statistics["partitions"] and statistics["dead_letters"].
 BACKLOG: Final = ("rookery_backlog_messages", "Messages fetched and above the first one not committed", ["priority"])
@@ -132,13 +136,6 @@ GAUGES: Final = (
 # Name, help, where the count stands, where the sum.
 SUMMARIES: Final = (
     ("rookery_lock_wait_seconds", "Seconds waited for locks and permits", "locks.acquired", "locks.wait_seconds"),
-    ("rookery_commit_batch_turns", "Turns in a commit batch", "commit_batches", "committed_turns"),
-    (
-        "rookery_commit_age_seconds",
-        "Seconds from the end of a commit batch's oldest turn to its acknowledgement",
-        "commit_batches",
-        "commit_age_sum",
-    ),
 )
 
 # --- counting turns -------------------------------------------------------------------------------------------------
@@ -276,6 +273,7 @@ class Metrics:
         for source in self._sources:
             statistics.update(source())
         yield from _of_types(statistics.get("types", {}))
+        yield from _of_commits(statistics.get("commits", {}))
         yield from _of_partitions(statistics.get("partitions", {}))
         lag = GaugeMetricFamily(STANDBY_LAG[0], STANDBY_LAG[1], labels=STANDBY_LAG[2])
         for number, copy in statistics.get("standbys", {}).items():
@@ -338,6 +336,18 @@ def _of_types(types: Mapping[str, Any]) -> Iterator[Metric]:
     yield live
     yield running
     yield waiting
+
+
+def _of_commits(types: Mapping[str, Sequence[tuple[float, float, float]]]) -> Iterator[Metric]:
+    sizes = SummaryMetricFamily(BATCH_TURNS[0], BATCH_TURNS[1], labels=BATCH_TURNS[2])
+    ages = SummaryMetricFamily(COMMIT_AGE[0], COMMIT_AGE[1], labels=COMMIT_AGE[2])
+    for name, lanes in sorted(types.items()):
+        for priority, (batches, turns, seconds) in zip(PRIORITIES, lanes, strict=True):
+            if batches:
+                sizes.add_metric([name, priority], int(batches), turns)
+                ages.add_metric([name, priority], int(batches), seconds)
+    yield sizes
+    yield ages
 
 
 def _of_partitions(partitions: Mapping[int, Mapping[str, Any]]) -> Iterator[Metric]:

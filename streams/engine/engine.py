@@ -23,6 +23,7 @@ from rookery.streams.core.routing import Router, Topics
 from rookery.streams.core.runqueue import RunQueue
 from rookery.streams.core.store import OpenStore, in_memory
 from rookery.streams.engine.census import census
+from rookery.streams.engine.commits import Commits
 from rookery.streams.engine.deadletters import DeadLetters
 from rookery.streams.engine.failures import Failures
 from rookery.streams.engine.ground import Ground
@@ -124,7 +125,7 @@ class Engine:
         self._tasks: list[asyncio.Task[None]] = []
         self._flushed_at = 0.0
         self._draining = self._hurried = False
-        self.commit_age_sum = 0.0  # seconds, over batches: from building to the ack
+        self.commits = Commits()
         self.counts = dict.fromkeys(
             ("commit_batches", "committed_turns", "lost_leases", "recoveries", "refused_appends", "rebalances"), 0
         )
@@ -334,7 +335,7 @@ class Engine:
         """Counts and bounds, by part."""
         return {
             **self.counts,
-            "commit_age_sum": self.commit_age_sum,
+            "commits": self.commits.statistics(),
             "types": census(
                 (m for o in self._owned.values() if o.partition is not None for m in o.partition.mailboxes.values()),
                 self.registry.names(),

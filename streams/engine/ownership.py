@@ -279,7 +279,7 @@ class Ownership:
             if self._append is asyncio.current_task():
                 self._append = None
         self._failures = 0
-        self._engine.commit_age_sum += asyncio.get_running_loop().time() - self._written_at
+        self._engine.commits.add(batch.turns, asyncio.get_running_loop().time() - self._written_at)
         self._engine.shipper.put(released)
         self._engine.inbound.progressed(partition)
         self._engine.committed_batch(self, len(batch.turns))

@@ -23,7 +23,7 @@ Labels = tuple[tuple[str, str], ...]
 FULL: dict[str, Any] = {
     "commit_batches": 4,
     "committed_turns": 40,
-    "commit_age_sum": 0.5,
+    "commits": {"Plane": [(0, 0, 0.0), (4, 40, 0.5), (0, 0, 0.0)]},
     "lost_leases": 1,
     "refused_appends": 2,
     "recoveries": 3,
@@ -288,8 +288,10 @@ def test_every_number_of_the_statistics_is_on_the_page(metrics: Metrics) -> None
     ]
     names = ("sent_messages", "send_retries", "dropped_replies")
     assert [plain(f"rookery_{name}_total") for name in names] == [80, 8, 9]
-    assert (plain("rookery_commit_batch_turns_count"), plain("rookery_commit_batch_turns_sum")) == (4, 40)
-    assert (plain("rookery_commit_age_seconds_count"), plain("rookery_commit_age_seconds_sum")) == (4, 0.5)
+    of_planes = (("agent_type", "Plane"), ("priority", "normal"))
+    assert found["rookery_commit_batch_turns_count"] == {of_planes: 4}
+    assert found["rookery_commit_batch_turns_sum"] == {of_planes: 40}
+    assert found["rookery_commit_age_seconds_sum"] == {of_planes: 0.5}
     assert plain("rookery_outbox_unsent_batches") == 3
     failures = ("late_agent_replies", "turn_retries", "skipped_messages", "agent_pauses")
     assert [plain(f"rookery_{name}_total") for name in failures] == [12, 13, 14, 15]
@@ -365,7 +367,7 @@ def test_the_engine_feeds_the_page(metrics: Metrics, monkeypatch: pytest.MonkeyP
     assert found["agent_messages_received_total"][("agent_id", "Picky/a"),] == 3
     assert sum(found["rookery_failed_turns_total"].values()) == 1
     assert found["rookery_dead_letters_total"] == {(("reason", "handler-failed"),): 1}
-    assert found["rookery_commit_batch_turns_sum"][()] == 3
+    assert found["rookery_commit_batch_turns_sum"] == {(("agent_type", "Picky"), ("priority", "normal")): 3}
     assert found["rookery_recoveries_total"][()] == sum(found["rookery_partitions"].values()) > 0
     assert found["rookery_sent_messages_total"][()] == 1
     assert set(found["rookery_backlog_messages"].values()) == {0}
