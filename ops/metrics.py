@@ -59,7 +59,11 @@ WAITING: Final = ("rookery_waiting_messages", "Messages in mailboxes whose turn 
 
 # From statistics["commits"], by agent type and lane: (batches with such turns, the turns, the batches' seconds).
 BATCH_TURNS: Final = ("rookery_commit_batch_turns", "Turns in a commit batch that has such turns", _BY_TYPE)
-COMMIT_AGE: Final = ("rookery_commit_age_seconds", "Seconds from building a commit batch to its acknowledgement", _BY_TYPE)
+COMMIT_AGE: Final = (
+    "rookery_commit_age_seconds",
+    "Seconds from building a commit batch to its acknowledgement",
+    _BY_TYPE,
+)
 
 # From statistics["partitions"] and statistics["dead_letters"].
 BACKLOG: Final = ("rookery_backlog_messages", "Messages fetched and above the first one not committed", ["priority"])
