@@ -227,6 +227,7 @@ def test_what_is_no_group_is_refused(members: list[Member]) -> None:
         assign(members, 3)
 
 
+@pytest.mark.slow
 def test_a_large_group_is_assigned_well_within_a_session() -> None:
     members = [Member(f"m{i}", 1.0 + i % 7, place=(f"z{i % 3}", f"r{i % 30}", f"h{i}")) for i in range(300)]
     started = time.perf_counter()

@@ -187,6 +187,7 @@ def test_a_worker_refuses_nats_and_says_what_to_set(monkeypatch: pytest.MonkeyPa
         Edge(Settings.load(app_id="app", nats_url="nats://n:4222"))
 
 
+@pytest.mark.slow  # a process of its own
 def test_an_edge_tells_all_bad_settings_at_once() -> None:
     variables = {
         **os.environ,
