@@ -7,7 +7,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from tests.chaos import faults
+from tests.chaos import nemesis
 from tests.chaos.broker import own_brokers
 from tests.chaos.run import Plan, Run, Verdict
 
@@ -48,7 +48,7 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=200.0, help="client messages a second; agents send as many again")
     parser.add_argument("--session-timeout", type=float, default=10.0, help="seconds until a dead worker is missed")
     parser.add_argument("--gap", type=float, default=5.0, help="seconds between faults, about")
-    parser.add_argument("--faults", default=",".join(USUAL), help=f"kinds: {', '.join(sorted(faults.KINDS))}, or none")
+    parser.add_argument("--faults", default=",".join(USUAL), help=f"kinds: {', '.join(sorted(nemesis.KINDS))}, or none")
     parser.add_argument("--store", default="memory", choices=("memory", "rocksdb"))
     parser.add_argument("--standbys", type=int, default=0, help="copies of each partition on other workers")
     parser.add_argument("--emphasis", default="", help="more of a kind, such as poison=0.9, long=0.01, fickle=0.2")
@@ -57,7 +57,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=Path(".rookery/chaos"), help="logs and history")
     options = vars(parser.parse_args())
     kinds = [kind for kind in options.pop("faults").split(",") if kind and kind != "none"]
-    if unknown := set(kinds) - set(faults.KINDS):
+    if unknown := set(kinds) - set(nemesis.KINDS):
         parser.error(f"no such fault: {', '.join(sorted(unknown))}")
     brokers = options.pop("brokers")
     pairs = [pair.split("=") for pair in options.pop("emphasis").split(",") if pair]

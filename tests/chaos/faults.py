@@ -1,4 +1,5 @@
-"""The kinds of faults. Each says what it did and what effect was seen; `nemesis` lets them happen.
+"""The faults of workers; those of what they stand on are in `outages`. Each says what it did and what effect was seen;
+`nemesis` lets them happen.
 
 A fault whose effect was not seen proves nothing: a run in which a kind of fault never had an effect is invalid.
 """
@@ -13,30 +14,13 @@ import psutil
 
 from tests.chaos import failpoints
 from tests.chaos.fleet import Worker, until
-from tests.chaos.nemesis import EXTRA, Act, Fault, World
+from tests.chaos.nemesis import EXTRA, MARGIN, PATIENCE, Fault, World, fault
 
-# Beyond the session timeout: until the group has given the partitions away; seconds.
-MARGIN = 3.0
-# An effect that is not there by then does not come; seconds.
-PATIENCE = 40.0
 # Stores write to disk once a minute at the latest.
 FLUSH_SECONDS = 90.0
 
-NETWORK = {"cut", "black-hole"}
-"""Kinds that need the proxy."""
-REDIS = {"redis-away", "redis-flush"}
-"""Kinds that need a Redis; with them agents use locks."""
 DISK = {"disk-full"}
 """Kinds that need stores on small disks."""
-
-KINDS: dict[str, Act] = {}
-
-
-def fault(act: Act) -> Act:
-    """Register a kind under the name of its function."""
-    KINDS[act.__name__.replace("_", "-")] = act
-    return act
-
 
 # --- workers ---------------------------------------------------------------------------------------------------------
 
@@ -264,122 +248,22 @@ async def disk_full(world: World, one: Fault) -> None:
     await until(lambda: world.fleet.owned() >= world.partitions, PATIENCE)
 
 
-# --- network ---------------------------------------------------------------------------------------------------------
-
-
 @fault
-async def cut(world: World, one: Fault) -> None:
-    """Nothing passes between a worker and the broker until others own its partitions; then all of it arrives."""
+async def drain(world: World, one: Fault) -> None:
+    """An operator drains a worker, and lets it take its share again: its weight becomes nothing and what it was."""
     if (victim := world.victim()) is None:
         return
-    seconds = world.session_timeout + MARGIN + world.rng.uniform(0, 3)
-    one.did = f"{victim.name} for {seconds:.0f} s"
-    before = victim.now()
-    world.network({victim.name: {"cut": True}})
-    await asyncio.sleep(seconds)
-    world.network({})
-    await until(lambda: victim.now().get("lost_leases", 0) > before["lost_leases"], 15)
-    now = victim.now()
-    refused, lost = (now.get(name, 0) - before[name] for name in ("refused_appends", "lost_leases"))
-    if refused or lost:
-        one.effects.append(f"{refused} appends refused, {lost} leases lost")
-    await until(lambda: world.fleet.owned() >= world.partitions, PATIENCE)
+    one.did = victim.name
+    for value in (b"drained", None):
+        before, asked = victim.now()["owned"], time.monotonic()
+        await world.control(f"drain/{victim.name}", value)
 
+        def moved(gone: bool = value is not None) -> bool:
+            return bool(victim.now().get("owned")) != gone and world.fleet.owned() >= world.partitions
 
-@fault
-async def black_hole(world: World, one: Fault) -> None:
-    """The produce requests of a worker for one inbox partition are swallowed."""
-    if (victim := world.victim()) is None:
-        return
-    partition, seconds = world.rng.randrange(world.partitions), world.rng.uniform(20, 60)
-    one.did = f"normal-{partition} for {victim.name}, {seconds:.0f} s"
-    before, swallowed = victim.now(), world.fleet.count("swallowed.jsonl")
-    world.network({victim.name: {"hole": [world.inbox, partition]}})
-    await asyncio.sleep(seconds)
-    world.network({})
-    requests, retries = world.fleet.count("swallowed.jsonl") - swallowed, victim.now()["retries"] - before["retries"]
-    if requests and retries:
-        one.effects.append(f"{requests} requests swallowed, {retries} batches sent again")
-
-
-# --- brokers ---------------------------------------------------------------------------------------------------------
-
-
-@fault
-async def broker_restart(world: World, one: Fault) -> None:
-    """A broker ends, by SIGKILL or in order, and comes back."""
-    broker, kill_it = world.rng.choice(world.brokers), world.rng.random() < 0.7
-    one.did = f"{'SIGKILL' if kill_it else 'SIGTERM'} to {broker.address}"
-    await asyncio.to_thread(broker.end, kill_it)
-    if not broker.answers:
-        one.effects.append("it was gone")
-    await asyncio.sleep(world.rng.uniform(0, 3))
-    broker.start()  # in the main thread: the kernel ties its life to ours
-    await until(lambda: world.fleet.owned() >= world.partitions, PATIENCE)
-
-
-@fault
-async def broker_pause(world: World, one: Fault) -> None:
-    """A broker stands still for longer than a session."""
-    broker, seconds = world.rng.choice(world.brokers), world.session_timeout + world.rng.uniform(0, 5)
-    one.did = f"{broker.address} for {seconds:.0f} s"
-    broker.freeze()
-    try:
-        await asyncio.sleep(seconds / 2)
-        if not await asyncio.to_thread(lambda: broker.answers):
-            one.effects.append("it did not answer")
-        await asyncio.sleep(seconds / 2)
-    finally:
-        broker.thaw()
-    await until(lambda: world.fleet.owned() >= world.partitions, PATIENCE)
-
-
-# --- Redis -----------------------------------------------------------------------------------------------------------
-
-
-@fault
-async def redis_away(world: World, one: Fault) -> None:
-    """Redis is frozen, or killed and comes back with nothing: who waits for locks waits, all others go on."""
-    if world.redis is None:
-        return
-    before, seconds = world.fleet.total("lock_errors"), world.rng.uniform(3, 6)
-    if kill_it := world.rng.random() < 0.5:
-        world.redis.stop()
-    else:
-        world.redis.signal(signal.SIGSTOP)
-    one.did = f"{'killed' if kill_it else 'frozen'} for {seconds:.0f} s"
-    try:
-        await asyncio.sleep(seconds)
-    finally:
-        if kill_it:
-            world.redis.start()
-        else:
-            world.redis.signal(signal.SIGCONT)
-    await until(lambda: world.fleet.total("lock_errors") > before, 5)
-    if (errors := world.fleet.total("lock_errors") - before) > 0:
-        one.effects.append(f"{errors} commands failed")
-
-
-@fault
-async def redis_flush(world: World, one: Fault) -> None:
-    """Redis forgets all locks while they are held: two may hold one, and the older token must be refused."""
-    if world.redis is None:
-        return
-    locked = world.fleet.total("locked")
-    with world.redis.admin() as admin:
-        one.did = f"{admin.dbsize()} keys"
-    world.redis.flush()
-    if await until(lambda: world.fleet.total("locked") > locked, 15):
-        one.effects.append("locks are taken again")
-
-
-# --- clients ---------------------------------------------------------------------------------------------------------
-
-
-@fault
-async def duplicates(world: World, one: Fault) -> None:
-    """A second client sends the last messages again, under their ids."""
-    before, one.did = world.again_count(), "a twin of the generator"
-    psutil.Process(world.generator_pid).send_signal(signal.SIGUSR1)
-    if await until(lambda: world.again_count() > before, PATIENCE):
-        one.effects.append(f"{world.again_count() - before} messages again")
+        if not await until(moved, PATIENCE):
+            return
+        lines = [worker.now() for worker in world.fleet.workers if worker.alive]
+        world.moves.append(max(line.get("since", 0.0) for line in lines) - asked)
+        one.effects.append(f"{before} to {victim.now()['owned']} partitions in {world.moves[-1]:.1f} s")
+        await asyncio.sleep(world.rng.uniform(1, 4))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,11 @@ from tests.chaos.broker import Broker
 from tests.chaos.disks import Disks
 from tests.chaos.fleet import Fleet, Worker
 from tests.cluster.redis_kit import RedisServer
+
+# Beyond the session timeout: until the group has given the partitions away; seconds.
+MARGIN = 3.0
+# An effect that is not there by then does not come; seconds.
+PATIENCE = 40.0
 
 
 @dataclass
@@ -42,8 +47,10 @@ class World:
     session_timeout: float
     partitions: int
     rng: random.Random
+    control: Callable[[str, bytes | None], Awaitable[None]]  # write a name of the control topic
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     failovers: list[float] = field(default_factory=list)  # seconds
+    moves: list[float] = field(default_factory=list)  # from a changed weight until all is owned, seconds
     excused: set[int] = field(default_factory=set)  # pids whose slowness is our doing
     extras: int = 0
     redis: RedisServer | None = None
@@ -65,6 +72,14 @@ EXTRA = "extra-"
 
 Act = Callable[[World, Fault], Awaitable[None]]
 
+KINDS: dict[str, Act] = {}
+
+
+def fault(act: Act) -> Act:
+    """Register a kind under the name of its function."""
+    KINDS[act.__name__.replace("_", "-")] = act
+    return act
+
 
 def schedule(kinds: Sequence[str], seconds: float, gap: float, rng: random.Random) -> list[Fault]:
     """Faults in turn, shuffled anew each round, about `gap` seconds apart."""
@@ -79,7 +94,7 @@ def schedule(kinds: Sequence[str], seconds: float, gap: float, rng: random.Rando
     return faults
 
 
-async def strike(world: World, faults: Sequence[Fault], kinds: Mapping[str, Act], say: Callable[[str], None]) -> None:
+async def strike(world: World, faults: Sequence[Fault], say: Callable[[str], None]) -> None:
     """Let the faults happen one after the other; one that takes long delays the next."""
     loop = asyncio.get_running_loop()
     started = loop.time()
@@ -89,6 +104,6 @@ async def strike(world: World, faults: Sequence[Fault], kinds: Mapping[str, Act]
             return
         world.revive()
         before = loop.time()
-        await kinds[one.kind.partition(":")[0]](world, one)
+        await KINDS[one.kind.partition(":")[0]](world, one)
         one.seconds = loop.time() - before
         say(f"{before - started:6.1f} s  {one.kind}: {one.did or 'nobody to strike'}; {', '.join(one.effects) or '-'}")

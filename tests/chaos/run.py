@@ -14,11 +14,12 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rookery.ops.servers.process import launch
-from tests.chaos import checker, faults, nemesis, topics
+from tests.chaos import checker, faults, nemesis, outages, topics
 from tests.chaos.broker import Broker
 from tests.chaos.disks import Disks
 from tests.chaos.evidence import (
@@ -114,8 +115,8 @@ class Run:
         self._load: subprocess.Popen[bytes] | None = None
         workers = [f"worker-{number}" for number in range(1, plan.workers + 1)]
         self.disks = Disks(self._folder / "data", workers if faults.DISK & set(plan.kinds) else [])
-        self._redis = RedisServer(self._folder / "redis") if faults.REDIS & set(plan.kinds) else None
-        self._ports = self._start_proxy(workers) if faults.NETWORK & set(plan.kinds) else {}
+        self._redis = RedisServer(self._folder / "redis") if outages.REDIS & set(plan.kinds) else None
+        self._ports = self._start_proxy(workers) if outages.NETWORK & set(plan.kinds) else {}
         self.fleet = Fleet(self._folder, self._env, workers)
         self._history = self._folder / "history.jsonl"
         self.faults: list[nemesis.Fault] = []
@@ -125,6 +126,7 @@ class Run:
         return {
             "ROOKERY_APP_ID": self.app_id,
             "ROOKERY_BROKER": self._broker,
+            "ROOKERY_AGENT_ID": worker,
             "ROOKERY_REPLICATION_FACTOR": "3" if len(self._brokers) >= 3 else "1",
             "ROOKERY_MIN_INSYNC_REPLICAS": "2" if len(self._brokers) >= 3 else "1",
             "ROOKERY_PARTITIONS": str(plan.partitions),
@@ -186,7 +188,7 @@ class Run:
         world = self._start_load()
         rng = random.Random(plan.seed)
         self.faults = nemesis.schedule(plan.kinds, plan.minutes * 60 - plan.gap, plan.gap, rng) if plan.kinds else []
-        striking = asyncio.create_task(nemesis.strike(world, self.faults, faults.KINDS, self._say))
+        striking = asyncio.create_task(nemesis.strike(world, self.faults, self._say))
         await asyncio.sleep(plan.minutes * 60)
         world.stopping.set()
         await striking
@@ -216,7 +218,8 @@ class Run:
         return nemesis.World(
             self.fleet, self._brokers, self.disks, self._load.pid, self._again_count, self._network,
             self.names.inboxes[1],
-            plan.session_timeout, plan.partitions, random.Random(plan.seed + 1), redis=self._redis,
+            plan.session_timeout, plan.partitions, random.Random(plan.seed + 1),
+            partial(topics.control, self._broker, self.names), redis=self._redis,
         )  # fmt: skip
 
     def _lines(self) -> list[dict[str, Any]]:
@@ -263,6 +266,9 @@ class Run:
         if world.failovers:
             median, longest = statistics.median(world.failovers), max(world.failovers)
             self._say(f"failover: p50 {median:.1f} s, max {longest:.1f} s over {len(world.failovers)} kills")
+        if world.moves:
+            median, longest = statistics.median(world.moves), max(world.moves)
+            self._say(f"weight changed to all owned: p50 {median:.1f} s, max {longest:.1f} s of {len(world.moves)}")
         if slow := self._overload(drained, anomalies, world):
             return Verdict("OVERLOAD", anomalies, summary, slow)
         if anomalies:

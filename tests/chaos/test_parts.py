@@ -12,7 +12,7 @@ from aiokafka.protocol.produce import ProduceRequest_v3, ProduceRequest_v8
 
 from rookery.schemas.envelope import decode
 from rookery.schemas.errors import EnvelopeError
-from tests.chaos import evidence, failpoints, faults, mutations, nemesis, workload
+from tests.chaos import evidence, failpoints, mutations, nemesis, outages, workload
 from tests.chaos.__main__ import USUAL
 from tests.chaos.proxy import produced
 from tests.chaos.wire import Order, read_envelope
@@ -54,8 +54,8 @@ def test_faults_come_in_turn_from_a_seed() -> None:
 
 
 def test_the_faults_that_are_named_exist() -> None:
-    kinds = {*USUAL, *faults.NETWORK, *(kind for mutation in mutations.MUTATIONS for kind in mutation.kinds)}
-    assert {kind.partition(":")[0] for kind in kinds} <= faults.KINDS.keys()
+    kinds = {*USUAL, *outages.NETWORK, *(kind for mutation in mutations.MUTATIONS for kind in mutation.kinds)}
+    assert {kind.partition(":")[0] for kind in kinds} <= nemesis.KINDS.keys()
     assert {point for kind in kinds if (point := kind.partition(":")[2])} <= set(failpoints.POINTS)
 
 

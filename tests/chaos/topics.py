@@ -29,6 +29,7 @@ class Names:
     def __init__(self, app_id: str) -> None:
         self.inboxes = [f"{app_id}.inbox.{lane}" for lane in LANES]
         self.journal = f"{app_id}-journal-changelog"
+        self.control = f"{app_id}.control"
         self.letters = f"{app_id}.deadletter"
         self.app_id = app_id
 
@@ -52,6 +53,12 @@ async def make_replies(broker: str, names: Names, clients: Sequence[str], copies
     """Make the reply topics of clients."""
     async with admin(broker) as client:
         await client.create_topics([NewTopic(names.replies(name), 1, copies) for name in clients])
+
+
+async def control(broker: str, names: Names, name: str, value: bytes | None) -> None:
+    """Write a record of the control topic, as operators' commands do."""
+    async with AIOKafkaProducer(bootstrap_servers=broker, acks="all") as producer:
+        await producer.send_and_wait(names.control, value, name.encode(), partition=0)
 
 
 async def compact_soon(broker: str, topic: str) -> None:
