@@ -186,7 +186,7 @@ class Client:
             return await self._edge.ask(*args, **kwargs)
         with sending(args[0]):
             if self._replies is None:
-                await self._open_replies()
+                await self.open_replies()
             return await self._call.ask(*args, **kwargs)
 
     async def tell_many(self, messages: Iterable[tuple[str, Any, Priority]]) -> int:
@@ -348,8 +348,8 @@ class Client:
                 self._admin = admin
         return self._admin
 
-    async def _open_replies(self) -> None:
-        """Make the reply topic and start to read it."""
+    async def open_replies(self) -> None:
+        """Make the reply topic and read it; else the first ask does so. Raises NotAuthorized, KafkaError."""
         async with self._replies_open:
             if self._replies is not None:
                 return

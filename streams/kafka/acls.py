@@ -1,4 +1,4 @@
-"""What a Kafka with an authorizer has to allow: one table by role, printed as commands, checked when a worker starts.
+"""What a Kafka with an authorizer has to allow: one table by role, printed as commands, checked by workers and edges.
 
 A missing permission met in the middle of the work looks like any failing request; met here it has a name.
 """
@@ -75,7 +75,8 @@ def needed(app_id: str, role: str, nats_out: bool = False) -> tuple[Acl, ...]:
     if role == "edge":
         return (
             *(Acl("topic", name, False, ("WRITE",)) for name in (*names.inboxes, names.deadletter)),
-            Acl("topic", replies, True, ("READ", "WRITE", "CREATE", "DELETE", "DESCRIBE_CONFIGS")),
+            Acl("topic", replies, True, ("READ", "CREATE", "DELETE", "DESCRIBE_CONFIGS")),
+            *(Acl("topic", replies, True, ("WRITE",)) for _ in to_nats),
             *(Acl("topic", acl.name, False, ("READ", "DESCRIBE_CONFIGS")) for acl in to_nats),
             *(Acl("group", f"{app_id}.nats", False, ("READ",)) for _ in to_nats),
         )
@@ -100,27 +101,43 @@ def needed(app_id: str, role: str, nats_out: bool = False) -> tuple[Acl, ...]:
     )
 
 
-async def check(app_id: str, client_kwargs: Mapping[str, Any], nats_out: bool = False) -> None:
-    """Ask the broker whether a worker may do what it needs; topics that do not exist yet are left out.
+async def check(app_id: str, client_kwargs: Mapping[str, Any], role: str, nats_out: bool = False) -> None:
+    """Ask the broker whether a worker or an edge may do what it needs; topics that do not exist yet are left out.
 
     Raises NotAuthorized naming all that is missing. Transactional ids and reply topics can't be asked for: the start-up
-    check of the fence tries the former, and a reply that may not be written is logged.
+    check of the fence tries the former; a worker logs a reply that may not be written, an edge uses `check_replies`.
     """
-    acls = needed(app_id, "worker", nats_out)
+    acls = needed(app_id, role, nats_out)
     literal = {acl.name: acl.operations for acl in acls if acl.resource == "topic" and not acl.prefixed}
+    groups = [acl.name for acl in acls if acl.resource == "group"]
     async with admin.admin(client_kwargs) as client:
-        allowed = await permitted(client._client, list(literal))
-        missing = [
-            f"{operation} on topic {name}"
-            for name, operations in literal.items()
-            if (bits := allowed.get(name)) is not None
-            for operation in operations
-            if not bits >> OPERATIONS[operation] & 1
-        ]
-        if not await _may_join(client, app_id):
-            missing.append(f"READ on group {app_id}")
+        missing = await _missing(client, literal)
+        missing += [f"READ on group {name}" for name in groups if not await _may_join(client, name)]
     if missing:
         raise NotAuthorized(", ".join(missing))
+
+
+async def check_replies(
+    app_id: str, client_kwargs: Mapping[str, Any], role: str, nats_out: bool, reply_topic: str
+) -> None:
+    """The same for what a role may do with reply topics, asked for one that exists."""
+    acls = [acl for acl in needed(app_id, role, nats_out) if acl.resource == "topic" and acl.prefixed]
+    async with admin.admin(client_kwargs) as client:
+        missing = await _missing(client, {reply_topic: [name for acl in acls for name in acl.operations]})
+    if missing:
+        raise NotAuthorized(", ".join(missing))
+
+
+async def _missing(client: Any, wanted: Mapping[str, Sequence[str]]) -> list[str]:
+    """What we may not do, of operations by topic."""
+    allowed = await permitted(client._client, list(wanted))
+    return [
+        f"{operation} on topic {name}"
+        for name, operations in wanted.items()
+        if (bits := allowed.get(name)) is not None
+        for operation in operations
+        if not bits >> OPERATIONS[operation] & 1
+    ]
 
 
 async def _may_join(client: Any, group: str) -> bool:

@@ -133,7 +133,7 @@ class EngineService(Service):
         app, settings = self.app, self.app.settings
         if app.conf.web_enabled:
             refuse_open_web(settings, str(app.conf.web_bind))
-        await acls.check(settings.app_id, app.client_kwargs, settings.nats_out)
+        await acls.check(settings.app_id, app.client_kwargs, "worker", settings.nats_out)
         made = await topics.ensure(settings, app.client_kwargs)
         if made:
             log.info("made topics: %s", ", ".join(made))

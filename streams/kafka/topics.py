@@ -19,13 +19,14 @@ from aiokafka.errors import (
     NonEmptyGroup,
     NotCoordinatorForGroupError,
     TopicAlreadyExistsError,
+    TopicAuthorizationFailedError,
     UnknownTopicOrPartitionError,
     for_code,
 )
 from aiokafka.protocol.admin import DeleteGroupsRequest
 from aiokafka.protocol.metadata import MetadataRequest
 
-from rookery.schemas.errors import ConfigurationError, WrongTopic
+from rookery.schemas.errors import ConfigurationError, NotAuthorized, WrongTopic
 from rookery.streams.core.routing import Topics
 from rookery.streams.kafka import security
 
@@ -222,10 +223,18 @@ async def inspect(client: AIOKafkaAdminClient, wanted: Sequence[TopicSpec]) -> d
             if code == UNKNOWN or not partitions:
                 continue
             if code != NO_ERROR:
-                raise for_code(code)(f"describing {name}: {message}")
+                raise _refusal(code, "DESCRIBE_CONFIGS", name, f"describing {name}: {message}")
             replicas = min(len(partition["replicas"]) for partition in partitions)
             found[name] = Found(len(partitions), replicas, {entry[0]: entry[1] for entry in entries})
     return found
+
+
+def _refusal(code: int, operation: str, name: str, said: str) -> Exception:
+    """What an answer about a topic means."""
+    if code == TopicAuthorizationFailedError.errno:
+        return NotAuthorized(f"{operation} on topic {name}")
+    error: Exception = for_code(code)(said)
+    return error
 
 
 def fitted(spec: TopicSpec, brokers: int) -> TopicSpec:
@@ -262,7 +271,7 @@ async def create(client: AIOKafkaAdminClient, wanted: Iterable[TopicSpec]) -> li
     made = []
     for name, code, message in (await client.create_topics(new)).topic_errors:
         if code not in (NO_ERROR, EXISTS):
-            raise for_code(code)(f"creating topic {name}: {message}")
+            raise _refusal(code, "CREATE", name, f"creating topic {name}: {message}")
         if code == NO_ERROR:
             made.append(name)
     await visible(client, todo)

@@ -24,7 +24,7 @@ from rookery.ops.metrics import Metrics
 from rookery.ops.settings import Settings
 from rookery.schemas.errors import ConfigurationError, RookeryError
 from rookery.streams.client import Client
-from rookery.streams.kafka import security, topics
+from rookery.streams.kafka import acls, security, topics
 from rookery.streams.nats.connect import Link
 from rookery.streams.nats.errors import NatsUnavailable
 from rookery.streams.nats.inbound import Inbound
@@ -55,9 +55,12 @@ class Edge:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; raises what a client raises at its start, NatsUnavailable, ConfigurationError."""
-        settings = self._settings
+        settings, out = self._settings, self._settings.nats_out
+        await acls.check(settings.app_id, self._kafka, "edge", out)
         async with Client(settings.app_id, settings=settings) as client, self._pages():
-            if settings.nats_out:
+            await client.open_replies()
+            await acls.check_replies(settings.app_id, self._kafka, "edge", out, client.topics.replies(client.name))
+            if out:
                 await topics.ensure(settings, self._kafka, make=False, only=client.topics.nats)
             self._link = link = Link(settings, f"{settings.app_id}-edge", self._url)
             await link.open()
@@ -65,7 +68,7 @@ class Edge:
                 self._letters = Letters(client, client.partitions)
                 self._inbound = Inbound(client, link, self._letters, settings)
                 await self._inbound.start()
-                if settings.nats_out:
+                if out:
                     self._outbound = Outbound(client, link, self._letters, settings)
                 self._ready = True
                 log.info("edge ready: %s.<address> at NATS %s", settings.nats_prefix, link.server)
@@ -170,7 +173,7 @@ def main() -> int:
         logging.basicConfig(level=settings.log_level.upper(), format="[%(asctime)s] [%(levelname)s] %(message)s")
         logging.root.handlers[0].addFilter(_Seldom())
         asyncio.run(_serve(settings))
-    except (RookeryError, KafkaError) as error:
+    except (RookeryError, KafkaError, TimeoutError) as error:
         print(f"Error: {str(error) or type(error).__name__}", file=sys.stderr)
         return 2 if isinstance(error, ConfigurationError) else 1
     return 0

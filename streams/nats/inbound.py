@@ -18,6 +18,7 @@ from rookery.schemas.envelope import JSON
 from rookery.schemas.errors import ConfigurationError, MessageTooLarge, Overloaded, RookeryError
 from rookery.schemas.system import ERROR_HEADER, FAILURE, Failure
 from rookery.streams.client import Client
+from rookery.streams.kafka import security
 from rookery.streams.nats.connect import Link, Tasks, nats
 from rookery.streams.nats.errors import NatsUnavailable
 from rookery.streams.nats.letters import Letters
@@ -176,6 +177,8 @@ class Inbound:
 
     async def _refuse(self, msg: Any, error: RookeryError | KafkaError) -> None:
         """Tell the sender, if it can be told; else the message is lost."""
+        if isinstance(error, tuple(security.REFUSALS)):
+            error = security.refused(error)
         code = error.reason if isinstance(error, RookeryError) else "broker-unreachable"
         text = str(error) or type(error).__name__
         self.counts["refused" if msg.reply else "dropped"] += 1

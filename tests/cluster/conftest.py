@@ -11,6 +11,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from rookery.streams.core.routing import Topics
 from rookery.streams.kafka import topics as admin_topics
+from tests.cluster.authorizer import Authorizer
 from tests.cluster.crew import Sender
 from tests.cluster.redis_kit import RedisServer, locks_of, servers
 from tests.cluster.secure_kafka import SecureKafka, secure_kafka
@@ -56,6 +57,14 @@ def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureKafka]:
     """A Kafka of its own with TLS, passwords and an authorizer."""
     with secure_kafka(tmp_path_factory.mktemp("secure")) as started:
         yield started
+
+
+@pytest.fixture
+def authorizer(secure: SecureKafka) -> Authorizer:
+    """Of that Kafka; nobody has any rights."""
+    found = Authorizer(secure.plain)
+    found.take_all()
+    return found
 
 
 @pytest.fixture(scope="module")

@@ -7,18 +7,14 @@ import json
 import os
 import subprocess
 import sys
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient
-from confluent_kafka.admin._acl import AclBinding, AclBindingFilter, AclOperation, AclPermissionType
-from confluent_kafka.admin._resource import ResourcePatternType, ResourceType
 
 from rookery import Client
 from rookery.ops.settings import Settings
@@ -28,6 +24,7 @@ from rookery.streams.core.routing import Topics
 from rookery.streams.kafka import acls, security, topics
 from rookery.streams.kafka.acls import Acl, needed
 from rookery.streams.kafka.log import KafkaLog
+from tests.cluster.authorizer import Authorizer, application, printed
 from tests.cluster.secure_kafka import LIMITED, SecureKafka
 from tests.cluster.small_app import Add, Total
 from tests.cluster.test_agents_on_kafka import ROOT, Worker
@@ -35,81 +32,11 @@ from tests.cluster.test_security import environ
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.xdist_group("secure")]
 
-KINDS = {
-    "topic": ResourceType.TOPIC,
-    "group": ResourceType.GROUP,
-    "transactional-id": ResourceType.TRANSACTIONAL_ID,
-}
-
-
-_FILTER: Any = AclBindingFilter  # its stub does not know that None stands for any
-EVERY = _FILTER(ResourceType.ANY, None, ResourcePatternType.ANY, None, None, AclOperation.ANY, AclPermissionType.ANY)
-
-
-class Authorizer:
-    """Gives and takes rights, as the super user of the broker."""
-
-    def __init__(self, broker: str) -> None:
-        self._admin = AdminClient({"bootstrap.servers": broker})
-
-    def give(self, forms: list[dict[str, Any]]) -> None:
-        bindings = [self._binding(AclBinding, form, operation) for form in forms for operation in form["operations"]]
-        for done in self._admin.create_acls(bindings).values():
-            done.result(30)
-        self._until(lambda found: all(str(binding) in found for binding in bindings))
-
-    def take(self, form: dict[str, Any]) -> None:
-        bindings = [self._binding(AclBindingFilter, form, operation) for operation in form["operations"]]
-        for done in self._admin.delete_acls(bindings).values():
-            (gone,) = done.result(30)
-            self._until(lambda found, gone=str(gone): gone not in found)  # type: ignore[misc]
-
-    def take_all(self) -> None:
-        for done in self._admin.delete_acls([EVERY]).values():
-            done.result(30)
-        self._until(lambda found: not found)
-
-    def _until(self, holds: Callable[[set[str]], bool]) -> None:
-        """The controller has answered; the broker hears of it a moment later."""
-        for _ in range(200):
-            if holds({str(binding) for binding in self._admin.describe_acls(EVERY).result(30)}):
-                return
-            time.sleep(0.05)
-        pytest.fail("the broker does not know its rights")
-
-    @staticmethod
-    def _binding(kind: type, form: dict[str, Any], operation: str) -> Any:
-        pattern = ResourcePatternType[form["pattern"].upper()]
-        allow = AclPermissionType.ALLOW
-        return kind(
-            KINDS[form["resource"]], form["name"], pattern, form["principal"], "*", AclOperation[operation], allow
-        )
-
-
-@pytest.fixture
-def authorizer(secure: SecureKafka) -> Authorizer:
-    found = Authorizer(secure.plain)
-    found.take_all()
-    return found
-
 
 @pytest.fixture(scope="module")
 def app_id(secure: SecureKafka) -> Iterator[str]:
-    """An application whose topics exist, made by somebody who may."""
-    settings = Settings.load(app_id=f"acl-{uuid.uuid4().hex[:8]}", broker=secure.plain, partitions=4)
-    asyncio.run(topics.ensure(settings, security.client_kwargs(settings)))
-    yield settings.app_id
-    asyncio.run(topics.remove(settings.app_id, security.client_kwargs(settings)))
-
-
-def printed(app_id: str, role: str, *options: str) -> str:
-    """What the command prints, without any server."""
-    environment = {**os.environ, "ROOKERY_APP_ID": app_id, "ROOKERY_BROKER": "127.0.0.1:1"}
-    command = [sys.executable, "-m", "faust", "-A", "tests.cluster.small_app", "topics", "acls", "--role", role]
-    principal = ["--principal", f"User:{LIMITED}"]
-    return subprocess.run(
-        [*command, *principal, *options], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
-    ).stdout
+    with application(secure) as name:
+        yield name
 
 
 def limited(secure: SecureKafka) -> dict[str, Any]:
@@ -151,7 +78,7 @@ def test_a_client_alone_may_send_and_ask_but_not_read_inboxes(
             with pytest.raises(RookeryError, match="no reply"):
                 await client.get_agent("Counter/1").ask(Add(2), timeout=3)
         with pytest.raises(NotAuthorized):
-            await acls.check(app_id, security.client_kwargs(Settings.load(app_id=app_id, **limited(secure))))
+            await acls.check(app_id, security.client_kwargs(Settings.load(app_id=app_id, **limited(secure))), "worker")
 
     asyncio.run(talk())
 
@@ -226,7 +153,7 @@ def test_without_one_of_its_rights_a_worker_says_which(
 
     async def start() -> None:
         kafka = security.client_kwargs(Settings.load(app_id=app_id, partitions=4, **limited(secure)))
-        await acls.check(app_id, kafka)
+        await acls.check(app_id, kafka, "worker")
         log = KafkaLog(Topics(app_id), kafka)
         await log.start()
         try:
