@@ -13,6 +13,7 @@ from rookery.ops import tls
 from rookery.ops.servers.addresses import endpoints
 from rookery.ops.settings import Settings
 from rookery.schemas.errors import ConfigurationError
+from rookery.streams.nats.credentials import Credentials
 from rookery.streams.nats.errors import NatsUnavailable
 
 nats: Any
@@ -57,7 +58,7 @@ class Link:
         self.js: Any = self.nc.jetstream(timeout=5)
 
     async def open(self) -> None:
-        """Connect; raises NatsUnavailable, and ConfigurationError for a certificate or key that can't be read."""
+        """Connect; raises NatsUnavailable, and ConfigurationError for a file of settings that can't be used."""
         settings = self._settings
         options: dict[str, Any] = {}
         if self._servers[0].startswith("tls:"):
@@ -69,7 +70,8 @@ class Link:
                 password.get_secret_value() if password else "",
             )
         if settings.nats_credentials_file:
-            options["user_credentials"] = settings.nats_credentials_file
+            credentials = Credentials(settings.nats_credentials_file)
+            options |= {"signature_cb": credentials.sign, "user_jwt_cb": credentials.jwt}
         try:
             async with asyncio.timeout(CONNECT_PATIENCE):
                 await self.nc.connect(
@@ -151,6 +153,8 @@ class Link:
 
     async def _ended(self) -> None:
         self._up.clear()
+        if self.nc.last_error is not None:  # what ends a connection for good is told to no other callback
+            self._last_error = str(self.nc.last_error)
         if not self.closed.done():
             self.closed.set_result(None)
 

@@ -26,22 +26,27 @@ PASSWORD = "a-password-of-tests"
 
 CONFIG = """
 listen: "127.0.0.1:{port}"
-jetstream {{ store_dir: "{folder}/store" }}
-authorization {{ users = [
-  {{ user: tests, password: "{password}", permissions: {{ publish: {{ deny: "forbidden.>" }} }} }}
-] }}
+{authorization}
 {more}
+"""
+# One user with a password, who may use JetStream.
+USERS = f"""
+jetstream: {{}}
+authorization {{ users = [
+  {{ user: tests, password: "{PASSWORD}", permissions: {{ publish: {{ deny: "forbidden.>" }} }} }}
+] }}
 """
 
 
 class NatsServer:
-    """One nats-server with JetStream, a user and a password; its port and its store outlive a restart."""
+    """One nats-server, by default with JetStream, a user and a password; its port and its store outlive a restart."""
 
-    def __init__(self, folder: Path, more: str = "") -> None:
+    def __init__(self, folder: Path, more: str = "", authorization: str = USERS) -> None:
         self._folder = folder
         folder.mkdir()
         self.port = free_port()
-        (folder / "conf").write_text(CONFIG.format(port=self.port, folder=folder, password=PASSWORD, more=more))
+        config = CONFIG.format(port=self.port, authorization=authorization, more=more)
+        (folder / "conf").write_text(config)
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
 
@@ -53,7 +58,7 @@ class NatsServer:
         assert NATS_SERVER is not None
         with (self._folder / "server.log").open("ab") as log:
             self._process = launch(
-                [NATS_SERVER, "-c", str(self._folder / "conf")],
+                [NATS_SERVER, "-c", str(self._folder / "conf"), "-sd", str(self._folder / "store")],
                 dies_with_us=signal.SIGKILL,
                 stdout=log,
                 stderr=log,
