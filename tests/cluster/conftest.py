@@ -13,6 +13,7 @@ from rookery.streams.core.routing import Topics
 from rookery.streams.kafka import topics as admin_topics
 from tests.cluster.authorizer import Authorizer
 from tests.cluster.crew import Sender
+from tests.cluster.nats_world import World, nats_world
 from tests.cluster.redis_kit import RedisServer, locks_of, servers
 from tests.cluster.secure_kafka import SecureKafka, secure_kafka
 
@@ -65,6 +66,13 @@ def authorizer(secure: SecureKafka) -> Authorizer:
     found = Authorizer(secure.plain)
     found.take_all()
     return found
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    """Of a module of NATS tests."""
+    async with nats_world(tmp_path_factory.mktemp("nats")) as world:
+        yield world
 
 
 @pytest.fixture(scope="module")

@@ -1,120 +1,30 @@
-"""The NATS edge between a real nats-server and a real Kafka, seen from plain NATS clients and from agents.
+"""From NATS to agents, between a real nats-server and a real Kafka: plain clients, a stream, and clients of ours.
 
-All run beside one worker; what hurts a server puts it right again.
+All run beside one worker; what hurts a server puts it right again. The other way is test_nats_out.py.
 """
 
 import asyncio
 import json
 import time
-import urllib.request
-from asyncio.subprocess import PIPE, STDOUT
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
-import pytest_asyncio
 from nats.js.api import AckPolicy, ConsumerConfig, StreamConfig
 
 from rookery import AgentError, Client, Overloaded
-from rookery.ops.settings import Settings
 from rookery.schemas.errors import AskTimeout
-from rookery.streams.kafka.deadletters import DeadLetterBox, Selection
-from rookery.streams.kafka.replay import How, Replayer
 from rookery.streams.nats import connect
 from rookery.streams.nats.errors import NatsRefused, NatsUnavailable, NotOverNats
-from tests.certificates import Authority
-from tests.cluster.crew import crew, eventually, own_broker
-from tests.cluster.nats_kit import NATS_CLI, NATS_SERVER, EdgeProcess, NatsServer
+from tests.cluster.crew import eventually
+from tests.cluster.nats_kit import NATS_SERVER, EdgeProcess
+from tests.cluster.nats_world import APP, World
 
 pytestmark = [
     pytest.mark.kafka,
     pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.xdist_group("nats"),
     pytest.mark.skipif(NATS_SERVER is None, reason="there is no nats-server: apt-get install nats-server"),
 ]
-APP = "nats-tests"
-
-
-@dataclass
-class World:
-    broker: str
-    kafka: psutil.Process
-    server: NatsServer
-    outside: Any  # a plain NATS client
-    folder: Path
-    edge: EdgeProcess = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.edge = self.main_edge("edge")
-
-    def main_edge(self, name: str) -> EdgeProcess:
-        """The edge that all tests use, which does everything."""
-        return EdgeProcess(APP, self.broker, self.server.url, self.folder / name, {"ROOKERY_NATS_STREAM": "WORK"})
-
-    async def ask(self, address: str, body: Any, **headers: str) -> Any:
-        """What a plain client gets as the answer."""
-        return await self.outside.request(
-            f"agents.{address}", json.dumps(body).encode(), timeout=20, headers=headers or None
-        )
-
-    async def number(self, address: str) -> int:
-        answer = await self.ask(address, {}, type="rookery.state")
-        return int(json.loads(answer.data)["n"])
-
-    async def counted(self, address: str, number: int) -> None:
-        """The agent gets there, and stays there."""
-        deadline = time.monotonic() + 30
-        while (found := await self.number(address)) != number:
-            assert found < number, f"{found} for {number}: doubled"
-            assert time.monotonic() < deadline, f"{found} of {number}"
-            await asyncio.sleep(0.05)
-
-    def page(self, name: str, edge: EdgeProcess | None = None) -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{(edge or self.edge).port}/{name}", timeout=5) as page:
-            return str(page.read().decode())
-
-    def metric(self, name: str, edge: EdgeProcess | None = None) -> float:
-        lines = dict(line.rsplit(" ", 1) for line in self.page("metrics", edge).splitlines() if line[0] != "#")
-        return float(lines[name])
-
-    @asynccontextmanager
-    async def another_edge(self, name: str, **extra: str) -> AsyncIterator[EdgeProcess]:
-        edge = EdgeProcess(
-            APP, self.broker, self.server.url, self.folder / name, {"ROOKERY_NATS_OUT": "false", **extra}
-        )
-        try:
-            await edge.ready()
-            yield edge
-        finally:
-            edge.kill()
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
-    folder = tmp_path_factory.mktemp("nats")
-    server = NatsServer(folder / "server")
-    outside = await server.client()
-    await outside.jetstream().add_stream(StreamConfig(name="WORK", subjects=["stream.agents.>"]))
-    await outside.jetstream().add_stream(StreamConfig(name="LEDGER", subjects=["ledger.>"]))
-    await outside.jetstream().add_stream(StreamConfig(name="TINY", subjects=["tiny.>"], max_msg_size=10))
-    with own_broker(folder) as (broker, kafka), crew(APP, broker, folder) as start:
-        worker = start("worker", "nats_app")
-        await worker.until("Worker ready")
-        world = World(broker, kafka, server, outside, folder)
-        try:
-            await world.edge.ready()
-            # Refused again and again, and put aside about when the last test looks.
-            await world.ask("Desk/odd", {"type": "shout", "subject": "tiny.x", "count": 2})
-            yield world
-            await outside.close()
-            await world.edge.leave()
-            assert not await worker.leave()
-        finally:
-            world.edge.kill()
-            server.stop()
 
 
 # --- subjects ---------------------------------------------------------------------------------------------------------
@@ -202,95 +112,6 @@ async def test_more_asks_than_fit_are_refused_at_once_and_two_edges_share(world:
         await edge.leave()
 
 
-# --- agents to NATS ---------------------------------------------------------------------------------------------------
-
-
-async def test_an_agent_publishes_in_order_to_subscribers_and_to_a_stream(world: World) -> None:
-    news = await world.outside.subscribe("news.>")
-    await world.ask("Desk/loud", {"type": "shout", "subject": "news.of.today", "count": 20})
-    got = [await news.next_msg(timeout=20) for _ in range(20)]
-    assert [json.loads(msg.data)["number"] for msg in got] == list(range(20))
-    assert {msg.headers["sender"] for msg in got} == {"Desk/loud"}
-    assert got[0].headers["type"] == "Shouted"
-    assert len({msg.headers["Nats-Msg-Id"] for msg in got}) == 20
-    await news.unsubscribe()
-    await world.ask("Desk/loud", {"type": "shout", "subject": "ledger.loud", "count": 30})
-    assert await stored(world, "ledger.loud", 30) == list(range(30))
-    async with Client(APP, broker=world.broker, partitions=4, nats_out=True) as client:
-        await client.get_agent("nats/ledger.client").tell({"type": "Shouted", "number": 7})
-        assert await stored(world, "ledger.client", 1) == [7]
-
-
-async def stored(world: World, subject: str, count: int, stream: str = "LEDGER") -> list[int]:
-    """The numbers that the stream has under a subject, once there are so many."""
-    js = world.outside.jetstream()
-    deadline = time.monotonic() + 30
-    while (await js.stream_info(stream, subjects_filter=subject)).state.subjects != {subject: count}:
-        assert time.monotonic() < deadline, subject
-        await asyncio.sleep(0.05)
-    reading = await js.subscribe(subject, stream=stream, ordered_consumer=True)
-    found = [json.loads((await reading.next_msg(timeout=10)).data)["number"] for _ in range(count)]
-    await reading.unsubscribe()
-    return found
-
-
-async def test_an_agent_asks_a_service_on_nats(world: World) -> None:
-    async def answer(msg: Any) -> None:
-        question = json.loads(msg.data)["question"]
-        if question == "why":
-            await msg._client.publish(
-                msg.reply, b"", headers={"Nats-Service-Error": "nobody knows", "Nats-Service-Error-Code": "404"}
-            )
-        elif question != "silence":
-            await msg.respond(json.dumps({"answer": question * 2}).encode() if question != "bytes" else b"\xff")
-
-    oracle = await world.outside.subscribe("oracle", cb=answer)
-
-    async def consult(question: str, subject: str = "oracle", timeout: float = 20) -> Any:
-        client_says = {"type": "consult", "subject": subject, "question": question, "timeout": timeout}
-        return await world.ask("Desk/humble", client_says)
-
-    assert json.loads((await consult("ab")).data) == {"answer": "abab"}
-    raw = await consult("bytes")
-    assert (raw.data, raw.headers["content-type"]) == (b"\xff", "application/octet-stream")
-    for question, subject, says in (
-        ("why", "oracle", "404"),
-        ("ab", "nobody", "nats-refused"),
-        ("silence", "oracle", "no reply from nats/oracle"),
-    ):
-        refused = await consult(question, subject, 1.0)
-        assert refused.headers["error"] == ("ask-timeout" if question == "silence" else "handler-failed")
-        assert says in json.loads(refused.data)["text"]
-    await oracle.unsubscribe()
-
-
-@pytest.mark.skipif(NATS_CLI is None, reason="there is no nats command line, which is NATS' own program in Go")
-async def test_the_command_line_of_nats_talks_to_agents_and_answers_them(world: World) -> None:
-    def nats_cli(*words: str) -> list[str]:
-        return [str(NATS_CLI), "--server", world.server.url, *words]
-
-    async def run(*words: str) -> str:
-        running = await asyncio.create_subprocess_exec(*nats_cli(*words), stdout=PIPE, stderr=STDOUT)
-        said, _ = await asyncio.wait_for(running.communicate(), 30)
-        assert running.returncode == 0, said.decode()
-        return said.decode()
-
-    await run("pub", "agents.Desk/cli", '{"type": "add", "by": 2}')
-    await world.counted("Desk/cli", 2)
-    said = await run("request", "--raw", "-H", "type:add", "-H", "priority:high", "agents.Desk/cli", '{"by": 40}')
-    assert json.loads(said) == {"n": 42}
-    await run("pub", "stream.agents.Desk/cli", '{"type": "add", "by": 1}', "--jetstream")
-    await world.counted("Desk/cli", 43)
-    service = await asyncio.create_subprocess_exec(*nats_cli("reply", "oracle.cli", '{"answer": 42}'))
-    try:
-        await asyncio.sleep(0.5)
-        body = {"type": "consult", "subject": "oracle.cli", "question": "what"}
-        assert json.loads((await world.ask("Desk/cli", body)).data) == {"answer": 42}
-    finally:
-        service.kill()
-        await service.wait()
-
-
 # --- the stream -------------------------------------------------------------------------------------------------------
 
 
@@ -355,52 +176,7 @@ async def test_a_stream_waits_for_kafka_and_a_killed_edge_loses_and_doubles_noth
         await heir.leave()
 
 
-# --- servers that go and come -----------------------------------------------------------------------------------------
-
-
-async def test_a_restart_of_nats_and_a_killed_edge_lose_nothing_that_agents_sent(world: World) -> None:
-    reconnects = world.metric("rookery_nats_reconnects_total")
-    async with Client(APP, broker=world.broker, partitions=4) as client:
-        desk = client.get_agent("Desk/patient")
-        async with world.another_edge("stranded") as stranded:
-            world.server.stop()
-            await stranded.leave()
-        assert await desk.ask({"type": "shout", "subject": "ledger.patient", "count": 25}) == {"n": 25}
-        await eventually(lambda: world.metric("rookery_nats_in_flight") == 25, "the edge has them, and no NATS")
-        assert world.metric("rookery_nats_connected") == 0
-        with pytest.raises(OSError, match="503"):
-            world.page("readyz")
-        world.server.start()
-        assert await stored(world, "ledger.patient", 25) == list(range(25))
-        await eventually(lambda: world.metric("rookery_nats_in_flight") == 0, "all done")
-        assert world.metric("rookery_nats_reconnects_total") > reconnects
-        world.server.stop()
-        assert await desk.ask({"type": "shout", "subject": "ledger.heir", "count": 25}) == {"n": 50}
-        await eventually(lambda: world.metric("rookery_nats_in_flight") == 25, "the edge has them, and no NATS")
-        world.edge.kill()
-        world.server.start()
-    world.edge = world.main_edge("edge-heir")
-    await world.edge.ready()
-    assert await stored(world, "ledger.heir", 25) == list(range(25))
-    assert await world.number("Desk/patient") == 50
-
-
-async def test_tls_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    authority = Authority(tmp_path)
-    files = authority.issue("server")
-    server = NatsServer(tmp_path / "tls", f'tls {{ cert_file: "{files.certificate}", key_file: "{files.key}" }}')
-    url = server.url.replace("nats:", "tls:")
-    try:
-        settings = Settings.load(app_id=APP, nats_url=url, nats_ca_file=authority.ca_file)
-        link = connect.Link(settings, "tests", url)
-        await link.open()
-        assert await link.stream_of("any") is None
-        await link.close()
-        monkeypatch.setattr(connect, "CONNECT_PATIENCE", 0.5)
-        with pytest.raises(NatsUnavailable, match="certificate verify failed"):
-            await connect.Link(Settings.load(app_id=APP, nats_url=url), "tests", url).open()
-    finally:
-        server.stop()
+# --- an edge that goes ------------------------------------------------------------------------------------------------
 
 
 async def test_a_stop_finishes_what_is_in_hand(world: World) -> None:
@@ -465,30 +241,3 @@ async def test_a_stream_that_would_answer_for_agents_is_refused(world: World) ->
     for edge, (_, says) in zip(edges, cases, strict=True):
         assert await asyncio.to_thread(edge.process.wait, 60) == 2
         assert says in edge.log.read_text()
-
-
-async def test_what_can_not_be_published_becomes_a_dead_letter_and_can_be_sent_again(world: World) -> None:
-    for subject in ("a b", "a..b", "a.*", "$SYS.x", "forbidden.x"):
-        await world.ask("Desk/odd", {"type": "shout", "subject": subject, "count": 1})
-    async with Client(APP, broker=world.broker, partitions=4) as client:
-        deadline = time.monotonic() + 60
-        while len(found := [letter async for letter in client.dead_letters(agent="nats/*")]) < 7:
-            assert time.monotonic() < deadline, found
-            await asyncio.sleep(0.2)
-    reasons = {letter.content.target: letter.content.reason for letter in found}
-    assert reasons == {
-        "nats/a b": "invalid-subject",
-        "nats/a..b": "invalid-subject",
-        "nats/a.*": "invalid-subject",
-        "nats/$SYS.x": "invalid-subject",
-        "nats/forbidden.x": "nats-refused",
-        "nats/tiny.x": "nats-refused",
-    }
-    assert json.loads(found[0].payload)["number"] == 0
-    await world.outside.jetstream().update_stream(StreamConfig(name="TINY", subjects=["tiny.>"], max_msg_size=1_000))
-    settings = Settings.load(app_id=APP, broker=world.broker, partitions=4)
-    kafka = {"bootstrap_servers": world.broker}
-    async with DeadLetterBox(APP, kafka) as box:
-        tally = await Replayer(box, settings, kafka, How()).run(Selection(agent="nats/tiny.*"), print)
-    assert (tally.sent, tally.refused) == (2, {})
-    assert await stored(world, "tiny.x", 2, "TINY") == [0, 1]

@@ -1,4 +1,4 @@
-"""A NATS whose users show a JWT and a key, as nsc hands them out: of an edge, of a client, renewed, and run out."""
+"""A NATS that trusts nobody: TLS, and users who show a JWT and a key, as nsc hands them out."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from rookery import Client
 from rookery.ops.settings import Settings
 from rookery.streams.nats import connect
 from rookery.streams.nats.errors import NatsUnavailable
+from tests.certificates import Authority
 from tests.cluster.crew import crew, eventually
 from tests.cluster.nats_jwt import Realm
 from tests.cluster.nats_kit import NATS_SERVER, EdgeProcess, NatsServer
@@ -116,3 +117,21 @@ async def test_a_connection_whose_user_runs_out_ends_and_says_so(
     async with asyncio.timeout(20):
         await connection.closed
     assert "xpired" in connection.last_error
+
+
+async def test_tls_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    authority = Authority(tmp_path)
+    files = authority.issue("server")
+    server = NatsServer(tmp_path / "tls", f'tls {{ cert_file: "{files.certificate}", key_file: "{files.key}" }}')
+    url = server.url.replace("nats:", "tls:")
+    try:
+        settings = Settings.load(app_id="app", nats_url=url, nats_ca_file=authority.ca_file)
+        checked = connect.Link(settings, "tests", url)
+        await checked.open()
+        assert await checked.stream_of("any") is None
+        await checked.close()
+        monkeypatch.setattr(connect, "CONNECT_PATIENCE", 0.5)
+        with pytest.raises(NatsUnavailable, match="certificate verify failed"):
+            await connect.Link(Settings.load(app_id="app", nats_url=url), "tests", url).open()
+    finally:
+        server.stop()
