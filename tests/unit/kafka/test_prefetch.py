@@ -43,3 +43,8 @@ def test_a_request_without_what_is_not_taken_yet_is_answered_soon() -> None:
 
 def test_a_request_without_what_is_being_recovered_is_answered_soon() -> None:
     assert asked({}, {FULL: False, EMPTY: True}) == PARTLY_WAIT_MS
+
+
+def test_requests_for_many_partitions_are_not_made_all_the_time() -> None:
+    many = {TopicPartition("inbox", number): True for number in range(576)}
+    assert PARTLY_WAIT_MS < asked({FULL: object()}, many) < WAIT_MS
