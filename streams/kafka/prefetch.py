@@ -10,9 +10,10 @@ from typing import Any
 # Milliseconds that a broker without records waits before it answers a request for all partitions. A rebalance has to
 # wait for that answer, too, since requests of a connection are answered in turn.
 WAIT_MS = 250
-# The same while some are left out: their turn comes soon. A request for many partitions costs both sides milliseconds, so
-# it is longer for more than 100: five partitions a millisecond.
-PARTLY_WAIT_MS, PARTITIONS_PER_MS = 20, 5
+# The same while some are left out: their turn comes soon.
+PARTLY_WAIT_MS = 20
+# With more than a hundred partitions it is longer, since a request for many costs both sides milliseconds.
+PARTITIONS_PER_MS = 5
 # While records of a partition are not taken, nothing is asked for of the others on its broker for so long; seconds.
 BACKOFF = 0.02
 
