@@ -60,7 +60,7 @@ kill-table: $(READY)  ## each mechanism switched off in turn: the checker of mak
 	@$(PY) -m tests.chaos.killtable
 
 test-fast: $(READY)  ## the quick tests, which need no server: unit, property, contract, some of the simulation
-	@$(PY) -m pytest -n 2 --dist worksteal -m "$(FAST)"
+	@$(PY) -m pytest -n 2 --dist worksteal -m "$(FAST)" $(addprefix --ignore=tests/,cluster containers house)
 
 image: $(READY)  ## build both images, say how large they are, list what is in them in dist/rookery.cdx.json
 	@docker info >/dev/null 2>&1 || { echo "no Docker engine answers: install one, or start it"; exit 1; }

@@ -1,8 +1,10 @@
-"""Real servers for the tests that ask for them, borrowed or started once; how many examples property tests try."""
+"""Real servers for the tests that ask for them, borrowed or started once; how many examples property tests try, and what
+is no quick test."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -15,6 +17,17 @@ pytest_plugins = ["rookery.testing"]  # the marker `rookery`
 settings.register_profile("quick", max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("thorough", parent=settings.get_profile("quick"), max_examples=200)
 settings.load_profile("quick")
+
+# `make test-fast` does not even import these, so nothing in them is quick.
+APART = [Path(__file__).parent / name for name in ("cluster", "containers", "house")]
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs servers or builds packages takes its time."""
+    for item in items:
+        if any(folder in item.path.parents for folder in APART):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

@@ -22,11 +22,10 @@ HERE = Path(__file__).parent
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything in this folder needs an engine, and takes its time."""
+    """Everything in this folder needs an engine."""
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.containers)
-            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

@@ -13,8 +13,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("schemas", "agents", "ops", "streams")
 IMPORT_ROOMS = """

@@ -16,8 +16,6 @@ import pytest
 
 from rookery.ops.servers import addresses
 
-pytestmark = pytest.mark.slow
-
 SERVERS = [sys.executable, "-m", "rookery.ops.servers"]
 WAITS = [sys.executable, "-c", "import os, time; print(os.environ['ROOKERY_BROKER'], flush=True); time.sleep(120)"]
 
