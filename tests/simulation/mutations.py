@@ -239,7 +239,7 @@ MUTATIONS = {
     "adoption order": Mutation(
         "parking an agent's messages only with or after all its finished turns",
         "order-inversion",
-        66,
+        569,
         [_wrap(Ledgers, "adopt", _adopt_at_once)],
     ),
     "adopted in hand": Mutation(
@@ -280,7 +280,7 @@ MUTATIONS = {
     "fence+lag": Mutation(
         "the broker's fence, and the compaction lag that protects what a stale lease touched until it is repaired",
         "lost",
-        42,
+        610,
         [_FENCE, (Broker, "_unrepaired", lambda broker, partition: [])],
     ),
 }
