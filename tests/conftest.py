@@ -1,5 +1,4 @@
-"""Real servers for the tests that ask for them, borrowed or started once; how many examples property tests try, and what
-is no quick test."""
+"""Real servers for tests that ask for them, how many examples property tests try, and what is no quick test."""
 
 from __future__ import annotations
 
