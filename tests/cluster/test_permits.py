@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from rookery import Leader, LockTimeout, Overloaded, RateLimit, RedisUnavailable, Semaphore
+from rookery.ops.locks.service import find
 from tests.cluster.permit_worker import LIMIT
 from tests.cluster.redis_kit import RedisServer, locks_of
 
@@ -134,9 +135,10 @@ async def test_a_wait_for_a_permit_is_bounded(client: Any) -> None:
 async def test_a_rate_holds_over_all_users_after_a_burst(client: Any) -> None:
     limits = [RateLimit("model", rate=50, burst=5, redis=client) for _ in range(3)]
     began = time.monotonic()
-    waits = await asyncio.gather(*(limit.take() for limit in limits for _ in range(15)))
-    assert 0.79 <= time.monotonic() - began < 4, "45 at 50 per second, of which 5 at once"
-    assert sum(wait < 0.3 for wait in waits) >= 5
+    await asyncio.gather(*(limit.take() for limit in limits for _ in range(15)))
+    assert time.monotonic() - began >= 0.79, "45 at 50 per second, of which 5 at once"
+    # Counted, since a slow machine makes all of them late; one so slow that turns come back meanwhile lets more through.
+    assert 0 < find(client, "the test").counts["rate_waits"] <= 40
 
 
 @pytest.mark.asyncio
