@@ -14,7 +14,7 @@ import psutil
 
 from tests.chaos import failpoints
 from tests.chaos.fleet import Worker, until
-from tests.chaos.nemesis import EXTRA, MARGIN, PATIENCE, Fault, World, fault
+from tests.chaos.nemesis import EXTRA, MARGIN, PATIENCE, Fault, World, fault, replaced
 
 # Stores write to disk once a minute at the latest.
 FLUSH_SECONDS = 90.0
@@ -112,12 +112,7 @@ async def freeze(world: World, one: Fault) -> None:
     victim.signal(signal.SIGSTOP)
     await asyncio.sleep(seconds)
     victim.signal(signal.SIGCONT)
-    await until(lambda: victim.now().get("lost_leases", 0) > before["lost_leases"], 15)
-    now = victim.now()
-    refused, lost = (now[name] - before[name] for name in ("refused_appends", "lost_leases"))
-    if refused or lost:
-        one.effects.append(f"{refused} appends refused, {lost} leases lost")
-    await until(lambda: world.fleet.owned() >= world.partitions, PATIENCE)
+    await replaced(world, one, victim, before)
 
 
 @fault

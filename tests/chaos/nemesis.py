@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from tests.chaos.broker import Broker
 from tests.chaos.disks import Disks
-from tests.chaos.fleet import Fleet, Worker
+from tests.chaos.fleet import Fleet, Worker, until
 from tests.cluster.redis_kit import RedisServer
 
 # Beyond the session timeout: until the group has given the partitions away; seconds.
@@ -79,6 +79,16 @@ def fault(act: Act) -> Act:
     """Register a kind under the name of its function."""
     KINDS[act.__name__.replace("_", "-")] = act
     return act
+
+
+async def replaced(world: World, one: Fault, victim: Worker, before: Mapping[str, Any]) -> None:
+    """A worker was out of reach for longer than a session: it must find that others have its partitions."""
+    await until(lambda: victim.now().get("lost_leases", 0) > before["lost_leases"], 15)
+    now = victim.now()
+    refused, lost = (now.get(name, 0) - before[name] for name in ("refused_appends", "lost_leases"))
+    if refused or lost:
+        one.effects.append(f"{refused} appends refused, {lost} leases lost")
+    await until(lambda: world.fleet.owned() >= world.partitions, PATIENCE)
 
 
 def schedule(kinds: Sequence[str], seconds: float, gap: float, rng: random.Random) -> list[Fault]:

@@ -8,7 +8,7 @@ import signal
 import psutil
 
 from tests.chaos.fleet import until
-from tests.chaos.nemesis import MARGIN, PATIENCE, Fault, World, fault
+from tests.chaos.nemesis import MARGIN, PATIENCE, Fault, World, fault, replaced
 
 NETWORK = {"cut", "black-hole"}
 """Kinds that need the proxy."""
@@ -30,12 +30,7 @@ async def cut(world: World, one: Fault) -> None:
     world.network({victim.name: {"cut": True}})
     await asyncio.sleep(seconds)
     world.network({})
-    await until(lambda: victim.now().get("lost_leases", 0) > before["lost_leases"], 15)
-    now = victim.now()
-    refused, lost = (now.get(name, 0) - before[name] for name in ("refused_appends", "lost_leases"))
-    if refused or lost:
-        one.effects.append(f"{refused} appends refused, {lost} leases lost")
-    await until(lambda: world.fleet.owned() >= world.partitions, PATIENCE)
+    await replaced(world, one, victim, before)
 
 
 @fault

@@ -136,7 +136,7 @@ async def test_a_rate_holds_over_all_users_after_a_burst(client: Any) -> None:
     limits = [RateLimit("model", rate=50, burst=5, redis=client) for _ in range(3)]
     began = time.monotonic()
     await asyncio.gather(*(limit.take() for limit in limits for _ in range(15)))
-    assert time.monotonic() - began >= 0.79, "45 at 50 per second, of which 5 at once"
+    assert 0.79 <= time.monotonic() - began < 4, "45 at 50 per second, of which 5 at once"
     # Counted, since a slow machine makes all of them late, and lets more through when turns come back meanwhile.
     assert find(client, "the test").counts["rate_waits"] <= 40
 
