@@ -32,6 +32,7 @@ RECONNECT_WAIT = 0.5  # seconds between tries
 PING_INTERVAL = 10  # seconds; two without an answer, and the connection is made anew
 PENDING_BYTES_MAX = 8 << 20  # what waits to be sent while there is no connection
 REFUSED_MAX = 1_000  # subjects that the server refused and nobody asked about yet
+PROBLEMS_MAX = 4  # different ones that a failed start names
 
 _REFUSED = re.compile(r'permissions violation for publish to "([^"]+)"', re.IGNORECASE)
 
@@ -51,6 +52,7 @@ class Link:
         self._name = name
         self._up = asyncio.Event()
         self._last_error = "it does not answer"
+        self._problems: list[str] = []  # since there was a connection
         self._refused: set[str] = set()
         self.counts = {"reconnects": 0, "dropped": 0}
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -90,7 +92,7 @@ class Link:
                 )
         except TimeoutError:
             await self.close()
-            raise NatsUnavailable(self.server, self._last_error) from None
+            raise NatsUnavailable(self.server, "; ".join(self._problems) or self._last_error) from None
         self._up.set()
 
     async def close(self) -> None:
@@ -140,6 +142,8 @@ class Link:
         if text != self._last_error:  # a server that is away fails in the same way twice a second
             log.warning("NATS at %s: %s", self.server, text)
         self._last_error = text
+        if text not in self._problems and len(self._problems) < PROBLEMS_MAX:  # a refusal is often followed by a reset
+            self._problems.append(text)
 
     async def _lost(self) -> None:
         if self._up.is_set():
@@ -148,6 +152,7 @@ class Link:
 
     async def _back(self) -> None:
         self.counts["reconnects"] += 1
+        self._problems.clear()
         log.info("connected to NATS at %s again", self.server)
         self._up.set()
 
