@@ -86,6 +86,9 @@ class Settings(BaseSettings):
         False, validate_default=True, description="allow a web_host other than loopback without a web_token"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what the log shows")
+    event_loop: Literal["uvloop", "asyncio"] = Field(
+        "uvloop", description="of a worker; where uvloop can't be installed it is asyncio's anyway"
+    )
 
     # --- who we are, to Kafka ----------------------------------------------------------------------------------
     broker_tls: bool = Field(False, description="speak TLS with the broker; its certificate and host name are checked")
