@@ -28,7 +28,8 @@ from rookery.agents.binding import Reply, bind, unbind
 from rookery.agents.effects import Outgoing
 from rookery.agents.types import AgentType, Registry
 from rookery.ops import locks
-from rookery.ops.settings import NATS, Settings
+from rookery.ops.settings import Settings
+from rookery.ops.settings_rules import NATS
 from rookery.schemas import payload as codecs
 from rookery.schemas.envelope import Priority
 from rookery.schemas.errors import NotOwned, WrongTopic

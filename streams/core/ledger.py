@@ -28,7 +28,7 @@ from rookery.schemas.journal import KeyKind, split_key
 from rookery.streams.core.mailbox import LANES, Item, Mailbox
 
 # Steps of one turn. Their deletion goes into the batch that ends it, beyond its bound: the keys have to fit the margin
-# that a batch leaves below the largest of its topic (settings.RECORD_OVERHEAD_BYTES), so long addresses have fewer.
+# that a batch leaves below the largest of its topic (RECORD_OVERHEAD_BYTES), so long addresses have fewer.
 STEPS_MAX, STEP_KEYS_BYTES_MAX, STEP_KEY_BYTES = 500, 75_000, 100
 
 

@@ -28,7 +28,8 @@ from faust.types.auth import CredentialsT
 
 from rookery.ops import tls
 from rookery.ops.servers.addresses import endpoints
-from rookery.ops.settings import NATS, Settings
+from rookery.ops.settings import Settings
+from rookery.ops.settings_rules import NATS
 from rookery.schemas.errors import BrokerUnreachable, ConfigurationError, NotAuthenticated, NotAuthorized, RookeryError
 
 # A server is asked why it refused us for no longer than this; seconds.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rookery.ops.settings import RECORD_OVERHEAD_BYTES, Settings
+from rookery.ops.settings import Settings
+from rookery.ops.settings_rules import RECORD_OVERHEAD_BYTES
 from rookery.streams.core.batch import Finished, Limits
 from rookery.streams.core.fold import Recovered
 from rookery.streams.core.mailbox import Mailbox

@@ -13,7 +13,7 @@ import pytest
 from rookery import AgentError, AgentManager, PauseAgent, Policy, RejectMessage, RetryTurn, Supervision
 from rookery.agents import Agent, handler
 from rookery.agents.errors import OutsideTurn
-from rookery.ops.settings import RECORD_OVERHEAD_BYTES
+from rookery.ops.settings_rules import RECORD_OVERHEAD_BYTES
 from rookery.schemas.cells import Place, Step, StepState, encode_cell, step_key
 from rookery.schemas.envelope import Priority
 from rookery.streams.core.ledger import Ledgers
