@@ -16,7 +16,7 @@ import uuid
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 from datetime import datetime
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
@@ -44,8 +44,10 @@ from rookery.streams.kafka.deadletters import DeadLetterBox, Letter, Selection
 from rookery.streams.kafka.fence import KafkaFence
 from rookery.streams.kafka.fleets import FleetWatch
 from rookery.streams.kafka.producing import Bulk, Producer, sending
-from rookery.streams.nats.caller import NatsCaller
 from rookery.streams.nats.errors import NotOverNats
+
+if TYPE_CHECKING:
+    from rookery.streams.nats.caller import NatsCaller
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +81,7 @@ class Client:
         self.name = name or uuid.uuid4().hex
         self.topics = Topics(app_id)
         self._engine = engine
-        self._edge = NatsCaller(self.settings, self.name) if self.settings.broker.startswith(NATS) else None
+        self._edge = _over_nats(self.settings, self.name) if self.settings.broker.startswith(NATS) else None
         self._kafka_kwargs: dict[str, Any] = {}
         if self._edge is None:
             self._kafka_kwargs = {**security.client_kwargs(self.settings), "client_id": f"{app_id}-client-{self.name}"}
@@ -131,6 +133,8 @@ class Client:
             message_bytes_max=self.settings.message_bytes_max,
         )
         self._fence = KafkaFence(self.topics.fence, self._kafka)
+        if self.settings.redis_url is not None:  # not at the first lock, since it takes a while
+            locks.redis_py()
         self._locks = locks.LockService(self.topics.app_id, lambda: locks.connect_by(self.settings), self._fence)
         locks.bind(self._locks)
         bind(self)
@@ -399,3 +403,9 @@ class Client:
                 await asyncio.sleep(0.1)
             else:
                 return found
+
+
+def _over_nats(settings: Settings, name: str) -> "NatsCaller":
+    from rookery.streams.nats.caller import NatsCaller  # and nats-py with it
+
+    return NatsCaller(settings, name)

@@ -1,4 +1,7 @@
-"""The one place where a Redis connection is made: one server, Sentinel, Cluster; see `connect` for the URLs."""
+"""The one place where a Redis connection is made: one server, Sentinel, Cluster; see `connect` for the URLs.
+
+It is imported at the first use of a lock.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
+from redis.commands.core import AsyncScript
+from redis.exceptions import AuthenticationError, AuthorizationError, NoPermissionError, RedisError, ResponseError
 
 from rookery.ops.servers.addresses import endpoints
 from rookery.ops.settings import Settings
@@ -19,6 +24,10 @@ Client = Redis | RedisCluster
 
 SENTINEL: Final = "+sentinel"
 CLUSTER: Final = "+cluster"
+ERRORS: Final = (RedisError, OSError, TimeoutError)
+"""What a command to a Redis raises that is away, slow, or refuses it."""
+# What a Redis says when a script calls a command, or touches a key, that its user may not: up to 7.0, and since.
+_NO_RIGHTS: Final = ("The user executing the script can't", "ACL failure in script")
 
 
 def connect_by(settings: Settings) -> Client:
@@ -101,3 +110,17 @@ async def disconnect(client: Client) -> None:
     if isinstance(pool, SentinelConnectionPool):
         for sentinel in pool.sentinel_manager.sentinels:
             await sentinel.aclose()
+
+
+def script(client: Client, text: str) -> AsyncScript:
+    """A script that is sent by its hash, and as text to a Redis that doesn't know it yet."""
+    make: Any = AsyncScript  # its annotation leaves out RedisCluster
+    prepared: AsyncScript = make(client, text)
+    return prepared
+
+
+def refuses(error: BaseException) -> bool:
+    """Whether Redis answered that we may not do this."""
+    return isinstance(error, AuthenticationError | AuthorizationError | NoPermissionError) or (
+        isinstance(error, ResponseError) and any(text in str(error) for text in _NO_RIGHTS)
+    )

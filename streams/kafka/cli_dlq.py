@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -20,21 +19,15 @@ from typing import IO, Any, TextIO
 
 import click
 from faust.cli.base import argument, cli, option
-from rich.console import Console
-from rich.progress import Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
-from rich.text import Text
 
 from rookery.streams.kafka.cli import Command
 from rookery.streams.kafka.deadletters import DeadLetterBox, Letter, Selection, iso
-from rookery.streams.kafka.replay import How, Replayer, Tally
+from rookery.streams.kafka.replay import How, Replayer
+from rookery.streams.kafka.screen import clean, counter, short, show_table
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-# What a table shows of a long text, characters.
-CELL_MAX = 60
 # What `dlq show` prints of a payload, characters.
 PAYLOAD_MAX = 20_000
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class Moment(click.ParamType):
@@ -115,11 +108,6 @@ class DlqCommand(Command):
         """Say something that is no result."""
         click.echo(text, err=True)
 
-    def show_table(self, table: Table) -> None:
-        """Print a table as wide as the terminal, or as wide as it needs to be in a file."""
-        width = None if sys.stdout.isatty() else 200
-        Console(file=self.stdout, width=width, highlight=False).print(table)
-
 
 class dlq_list(DlqCommand):  # noqa: N801 - the name of the command
     """List dead letters, the newest first; with --summary count all of them by reason."""
@@ -146,15 +134,12 @@ class dlq_list(DlqCommand):  # noqa: N801 - the name of the command
         if not letters:
             self.note("no dead letters" if wanted.is_everything else "no dead letter is like that")
             return
-        table = _table("letter", "time (UTC)", "reason", "agent", "type", "error", "replayed")
+        rows = []
         for letter in letters:
             content = letter.content
-            told = (
-                Text(_short(text), no_wrap=True, overflow="ellipsis")
-                for text in (content.reason, content.target, content.type, content.error)
-            )
-            table.add_row(letter.place, _seconds(letter.time_ms), *told, "yes" if letter.replayed else "")
-        self.show_table(table)
+            told = map(short, (content.reason, content.target, content.type, content.error))
+            rows.append((letter.place, _seconds(letter.time_ms), *told, "yes" if letter.replayed else ""))
+        show_table(self.stdout, ("letter", "time (UTC)", "reason", "agent", "type", "error", "replayed"), rows)
         if len(letters) == limit:
             self.note(f"the newest {limit}; there may be more: --limit, or --summary to count")
 
@@ -168,15 +153,15 @@ class dlq_list(DlqCommand):  # noqa: N801 - the name of the command
             replayed[reason] += letter.replayed
             earliest, latest = times.get(reason, (at, at))
             times[reason] = (min(earliest, at), max(latest, at))
-        table = _table("reason", "letters", "replayed", "first (UTC)", "last (UTC)")
+        rows = []
         for reason, count in counts.most_common():
             first, last = times[reason]
             row = {"reason": reason, "letters": count, "replayed": replayed[reason]}
             if as_json:
                 self.say(json.dumps({**row, "first": iso(first), "last": iso(last)}))
-            table.add_row(*(Text(_clean(str(value))) for value in row.values()), _seconds(first), _seconds(last))
+            rows.append((*(clean(str(value)) for value in row.values()), _seconds(first), _seconds(last)))
         if not as_json:
-            self.show_table(table)
+            show_table(self.stdout, ("reason", "letters", "replayed", "first (UTC)", "last (UTC)"), rows)
             self.note(f"{counts.total():,} dead letters")
 
 
@@ -228,8 +213,10 @@ class dlq_replay(DlqCommand):  # noqa: N801
         async with self.box() as box:
             replayer = Replayer(box, self.rookery.settings, self.rookery.client_kwargs, how)
             with ExitStack() as stack:
-                progress = self._progress(stack)
-                tally = await replayer.run(wanted, progress)
+                show = counter(
+                    stack, "replayed {task.fields[sent]:,}, refused {task.fields[refused]:,}", sent=0, refused=0
+                )
+                tally = await replayer.run(wanted, lambda tally: show(sent=tally.sent, refused=tally.refused.total()))
         if as_json:
             counts = {"sent": tally.sent, "skipped": tally.skipped, "refused": dict(tally.refused), "dry_run": dry_run}
             self.say(json.dumps(counts))
@@ -237,20 +224,6 @@ class dlq_replay(DlqCommand):  # noqa: N801
         self.say(f"{'would send' if dry_run else 'sent'} {tally.sent:,}, skipped {tally.skipped:,} sent before")
         for why, count in tally.refused.most_common():
             self.say(f"refused {count:,}: {why}")
-
-    def _progress(self, stack: ExitStack) -> Any:
-        """A line that counts while messages go, on a terminal."""
-        console = Console(stderr=True)
-        if not console.is_terminal:
-            return lambda tally: None
-        columns = (TextColumn("replayed {task.completed:,}, refused {task.fields[refused]:,}"), TimeElapsedColumn())
-        bar = stack.enter_context(Progress(*columns, console=console, transient=True))
-        task = bar.add_task("replay", total=None, refused=0)
-
-        def update(tally: Tally) -> None:
-            bar.update(task, completed=tally.sent, refused=tally.refused.total())
-
-        return update
 
 
 class dlq_purge(DlqCommand):  # noqa: N801
@@ -280,12 +253,13 @@ class dlq_purge(DlqCommand):  # noqa: N801
             for cut in cuts:
                 self.say(json.dumps({**cut._asdict(), "done": yes}))
             return
-        table = _table("partition", "deleted" if yes else "would be deleted", "up to offset", "stay", "behind letter")
+        rows = []
         for cut in cuts:
             if cut.delete or cut.keep:
                 behind = "" if cut.behind is None else f"{cut.partition}/{cut.behind}"
-                table.add_row(*map(str, (cut.partition, cut.delete, cut.stop, cut.keep, behind)))
-        self.show_table(table)
+                rows.append([str(value) for value in (cut.partition, cut.delete, cut.stop, cut.keep, behind)])
+        done = "deleted" if yes else "would be deleted"
+        show_table(self.stdout, ("partition", done, "up to offset", "stay", "behind letter"), rows)
         deleted, kept = sum(cut.delete for cut in cuts), sum(cut.keep for cut in cuts)
         self.say(f"{deleted:,} dead letters {'are deleted' if yes else 'would be deleted; add --yes to do it'}")
         if kept:
@@ -342,7 +316,7 @@ def describe(letter: Letter) -> str:
     lines += ["\npayload", indent(readable(letter.payload), "  ")]
     if content.traceback:
         lines += ["\ntraceback", indent(content.traceback.rstrip(), "  ")]
-    return _clean("\n".join(lines))
+    return clean("\n".join(lines))
 
 
 def readable(data: bytes) -> str:
@@ -356,23 +330,5 @@ def readable(data: bytes) -> str:
     return text if len(text) <= PAYLOAD_MAX else f"{text[:PAYLOAD_MAX]} ... ({len(data):,} bytes; `dlq export` has all)"
 
 
-def _table(*columns: str) -> Table:
-    """A table with one line for each row; agent and error are cut first when the terminal is narrow."""
-    table = Table()
-    for column in columns:
-        table.add_column(column, no_wrap=column not in {"agent", "error"}, overflow="ellipsis")
-    return table
-
-
 def _seconds(time_ms: int) -> str:
     return iso(time_ms)[:19].replace("T", " ")
-
-
-def _short(text: str) -> str:
-    line = " ".join(_clean(text).split())
-    return line if len(line) <= CELL_MAX else line[: CELL_MAX - 3] + "..."
-
-
-def _clean(text: str) -> str:
-    """Text that can't move the cursor or change the title of a terminal: anybody may write to an inbox."""
-    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
