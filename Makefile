@@ -16,6 +16,8 @@ TAG := dev
 export UV_PYTHON_DOWNLOADS = never
 # Tests and tools of this folder only, whatever environment is active around it.
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
+# Some images set it; every process that is started here would compile what it imports, which takes longer than the rest.
+unexport PYTHONDONTWRITEBYTECODE
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "make %-15s %s\n", $$1, $$2}'
@@ -40,7 +42,7 @@ $(READY): pyproject.toml uv.lock
 			|| { rm -rf .rookery/uv; echo "uv could not be fetched: check the network, or install uv"; exit 1; }; \
 	fi; \
 	if [ -x $(PY) ]; then keep=; else keep="--python $$(command -v $$python)"; fi; \
-	$$uv sync --locked --inexact $$keep
+	$$uv sync --locked --inexact --compile-bytecode $$keep
 	@touch $@
 
 run: $(READY)  ## the main job on real input: starts a Kafka if none is configured, ends by itself

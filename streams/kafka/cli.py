@@ -20,6 +20,7 @@ from rookery.streams.kafka import acls
 from rookery.streams.kafka import topics as admin
 from rookery.streams.kafka.accept import accept
 from rookery.streams.kafka.members import members
+from rookery.streams.kafka.worker import Ending
 
 if TYPE_CHECKING:
     from rookery.streams.kafka.app import App
@@ -53,6 +54,10 @@ class Command(AppCommand):
             if self._failed:
                 raise SystemExit(1) from None
             raise
+
+    @property
+    def _Worker(self) -> type[Ending]:  # noqa: N802 - Faust's name
+        return Ending
 
     def client(self) -> Client:
         """A client of the application."""

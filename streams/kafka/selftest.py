@@ -18,10 +18,11 @@ from aiokafka.consumer.subscription_state import SubscriptionState
 from aiokafka.producer.message_accumulator import BatchBuilder, MessageAccumulator
 from aiokafka.producer.sender import Sender
 from aiokafka.protocol.transaction import InitProducerIdRequest
-from faust import App
+from faust import App, Worker
 from faust.app.base import BootStrategy
 from faust.assignor.copartitioned_assignor import CopartitionedAssignor
 from faust.assignor.partition_assignor import PartitionAssignor
+from faust.cli.base import AppCommand
 from faust.tables.manager import TableManager
 from faust.tables.recovery import Recovery
 from faust.transport.conductor import Conductor
@@ -53,6 +54,8 @@ KNOWN = (
     Known(App, "on_stop", ""),
     Known(App, "_stop_consumer", ""),
     Known(BootStrategy, "server", ""),
+    Known(Worker, "_sentinel_task", ""),
+    Known(AppCommand, "_Worker", PROPERTY),
     Known(TableManager, "recovery", PROPERTY),
     Known(Recovery, "_restart_recovery", TASK),
     Known(Recovery, "_slurp_changelogs", TASK),

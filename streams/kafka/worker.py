@@ -20,11 +20,20 @@ STOP_GRACE: Final = 25.0
 """Seconds that a planned stop may take beyond `drain_timeout`: committing, leaving the group, disconnecting."""
 HURRY: Final = 8.0
 """Seconds that are left after the second signal."""
+SETTLE: Final = 0.05
+"""Seconds for connections that are being closed, before the loop is."""
 EXIT_REFUSED: Final = 2
 """The process's exit code when its start was refused by a typed error."""
 
 
-class Worker(faust.Worker):
+class Ending(faust.Worker):
+    """Faust's worker, that runs commands as well, without the second it sleeps at its end."""
+
+    async def _sentinel_task(self) -> None:
+        await asyncio.sleep(SETTLE)
+
+
+class Worker(Ending):
     """See the head of this module."""
 
     _refused = False

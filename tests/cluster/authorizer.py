@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -21,6 +19,7 @@ from rookery.ops.settings import Settings
 from rookery.streams.kafka import security, topics
 from tests.cluster.secure_kafka import LIMITED, SecureKafka
 from tests.cluster.test_agents_on_kafka import ROOT
+from tests.programs import run
 
 KINDS = {
     "topic": ResourceType.TOPIC,
@@ -83,8 +82,7 @@ def application(secure: SecureKafka, **more: Any) -> Iterator[str]:
 def printed(app_id: str, role: str, *options: str, **more: str) -> str:
     """What the command prints, without any server; `more` are variables of its environment."""
     environment = {**os.environ, **more, "ROOKERY_APP_ID": app_id, "ROOKERY_BROKER": "127.0.0.1:1"}
-    command = [sys.executable, "-m", "faust", "-A", "tests.cluster.small_app", "topics", "acls", "--role", role]
-    principal = ["--principal", f"User:{LIMITED}"]
-    return subprocess.run(
-        [*command, *principal, *options], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
-    ).stdout
+    words = ("faust", "-A", "tests.cluster.small_app", "topics", "acls", "--role", role)
+    done = run(*words, "--principal", f"User:{LIMITED}", *options, cwd=ROOT, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout

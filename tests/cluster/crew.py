@@ -5,8 +5,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +22,7 @@ from rookery.ops.servers.process import Record
 from rookery.schemas.deadletter import decode_dead_letter
 from rookery.schemas.errors import AskTimeout
 from rookery.streams.core.routing import Topics
+from tests.programs import Program
 
 AGENTS, PARTITIONS = 40, 4
 HEADERS = [("content-type", b"application/json"), ("type", b"add")]
@@ -51,14 +50,9 @@ class Worker:
     ) -> None:
         folder.mkdir()
         self.log = folder / "log"
-        with self.log.open("w") as out:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "faust", "-A", module, "worker", "-l", "info"],
-                cwd=folder,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                env=environment(app_id, broker, extra),
-            )
+        self.log.touch()
+        words = ("faust", "-A", module, "worker", "-l", "info")
+        self.process = Program(*words, cwd=folder, env=environment(app_id, broker, extra), log=self.log)
 
     async def until(self, text: str, count: int = 1) -> None:
         await eventually(lambda: len(re.findall(text, self.log.read_text())) >= count, f"{text} in {self.log}")

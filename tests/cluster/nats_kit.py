@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ import nats
 from rookery.ops.servers.process import launch
 from tests.cluster.crew import eventually
 from tests.cluster.redis_kit import free_port
+from tests.programs import Program
 
 NATS_SERVER = shutil.which("nats-server") or shutil.which("nats-server", path="/usr/sbin")
 NATS_CLI = shutil.which("nats")
@@ -97,13 +97,10 @@ class EdgeProcess:
             "ROOKERY_NATS_OUT": "true",
         }
         environment = {name: value for name, value in os.environ.items() if name != "ROOKERY_BROKER"}
-        with self.log.open("w") as out:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "rookery.streams.nats"],
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                env={**environment, **variables, **extra},
-            )
+        self.log.touch()
+        self.process = Program(
+            "rookery.streams.nats", cwd=folder, env={**environment, **variables, **extra}, log=self.log
+        )
 
     async def ready(self) -> None:
         await eventually(lambda: "edge ready" in self.log.read_text() or self.process.poll() is not None, "edge", 30)

@@ -10,7 +10,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterator
 from functools import cache
@@ -25,6 +24,7 @@ from rookery.ops.locks import LockService
 from rookery.ops.locks.connect import connect
 from rookery.ops.servers.local_redis import bundled_redis, find_redis
 from rookery.ops.servers.process import launch
+from tests.programs import Program
 
 FAKETIME = next((str(path) for path in Path("/usr/lib").glob("*/faketime/libfaketime.so.1")), "")
 
@@ -330,11 +330,8 @@ class SentinelKit:
 def locking_worker(app_id: str, broker: str, redis_url: str, log: Path) -> Iterator[None]:
     """A worker of locking_app; it must end well."""
     variables = {"ROOKERY_BROKER": broker, "ROOKERY_APP_ID": app_id, "ROOKERY_REDIS_URL": redis_url}
-    command = [sys.executable, "-m", "faust", "-A", "tests.cluster.locking_app", "worker", "-l", "info"]
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            command, cwd=Path(__file__).parents[2], env={**os.environ, **variables}, stdout=out, stderr=out
-        )
+    words = ("faust", "-A", "tests.cluster.locking_app", "worker", "-l", "info")
+    process = Program(*words, cwd=Path(__file__).parents[2], env={**os.environ, **variables}, log=log)
     try:
         yield
         process.send_signal(signal.SIGTERM)

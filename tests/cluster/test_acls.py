@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,6 +27,7 @@ from tests.cluster.secure_kafka import LIMITED, SecureKafka
 from tests.cluster.small_app import Add, Total
 from tests.cluster.test_agents_on_kafka import ROOT, Worker
 from tests.cluster.test_security import environ
+from tests.programs import run
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.xdist_group("secure")]
 
@@ -118,8 +117,7 @@ def test_dead_letters_are_listed_replayed_and_purged_with_the_rights_for_that(
     variables = {**os.environ, **environ(limited(secure)), "ROOKERY_APP_ID": app_id}
 
     def dlq(*arguments: str) -> str:
-        command = [sys.executable, "-m", "faust", "-A", "tests.cluster.small_app", "dlq", *arguments]
-        done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=180)
+        done = run("faust", "-A", "tests.cluster.small_app", "dlq", *arguments, cwd=ROOT, env=variables)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr
 
@@ -169,8 +167,7 @@ def test_a_worker_without_a_right_ends_and_names_it(secure: SecureKafka, authori
     rights = [acl.form(f"User:{LIMITED}") for acl in needed(app_id, "worker") if acl.resource != "group"]
     authorizer.give(rights)
     variables = {**os.environ, **environ(limited(secure)), "ROOKERY_APP_ID": app_id}
-    command = [sys.executable, "-m", "faust", "-A", "tests.cluster.small_app", "worker", "-l", "info"]
-    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=180)
+    done = run("faust", "-A", "tests.cluster.small_app", "worker", "-l", "info", cwd=ROOT, env=variables)
     assert done.returncode != 0
     assert f"the broker refuses access to READ on group {app_id}: `faust -A <app> topics acls`" in (
         done.stdout + done.stderr

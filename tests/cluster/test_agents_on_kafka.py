@@ -26,6 +26,7 @@ from rookery import AgentManager, Client
 from rookery.schemas.deadletter import decode_dead_letter
 from rookery.schemas.errors import AgentError, AgentStopped, AskTimeout
 from tests.cluster.small_app import Add, TestAgent, Total
+from tests.programs import Program, run
 
 pytestmark = [pytest.mark.kafka, pytest.mark.xdist_group("agents")]
 
@@ -43,12 +44,12 @@ class Worker:
         self._environment = environment
         self.process = self._start()
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _start(self) -> Program:
         given = {"ROOKERY_BROKER": self.broker, "ROOKERY_APP_ID": self.app_id}
         environment = {**os.environ, **given, **self._environment}
-        command = [sys.executable, "-m", "faust", "-A", "tests.cluster.small_app", "worker", "-l", self._level]
-        with self._log.open("ab") as out:
-            process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=out)
+        self._log.touch()
+        words = ("faust", "-A", "tests.cluster.small_app", "worker", "-l", self._level)
+        process = Program(*words, cwd=ROOT, env=environment, log=self._log)
         deadline = time.monotonic() + 60
         while not self.page("/readyz"):
             assert time.monotonic() < deadline, self._log.read_text()
@@ -246,8 +247,7 @@ def test_the_command_line_talks_to_agents(worker: Worker) -> None:
     environment = {**os.environ, "ROOKERY_BROKER": worker.broker, "ROOKERY_APP_ID": worker.app_id}
 
     def faust(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "faust", "-A", "tests.cluster.small_app", *arguments]
-        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        return run("faust", "-A", "tests.cluster.small_app", *arguments, cwd=ROOT, env=environment)
 
     assert faust("ask", "Counter/cli", '{"n": 4}', "--type", "Add").stdout.strip() == '{"count": 4}'
     refused = faust("ask", "Counter/cli", '{"n": -4}', "--type", "Add")

@@ -7,7 +7,6 @@ import os
 import random
 import re
 import signal
-import subprocess
 import sys
 import time
 import urllib.request
@@ -29,9 +28,11 @@ from rookery.schemas.envelope import JSON, encode_body, seal
 from rookery.streams.kafka import topics
 from rookery.streams.kafka.deadletters import SENDING, DeadLetterBox, Letter, Selection
 from rookery.streams.kafka.replay import How, Replayer, Tally
+from tests.programs import Program, run
 
 pytestmark = pytest.mark.kafka
 
+COMMAND = ("faust", "-A", "tests.cluster.letters_app")
 ROOT = Path(__file__).parents[2]
 PARTITIONS = 2
 MINE = {"mine": "1"}
@@ -53,12 +54,8 @@ class Fleet:
             "ROOKERY_SPAWN_WAIT": "1",
             **settings,
         }
-        command = [sys.executable, "-m", "faust", "-A", "tests.cluster.letters_app"]
-        with self.log.open("wb") as out:
-            self.process = subprocess.Popen(
-                [*command, "worker", "-l", "info"], cwd=ROOT, env=self.environment, stdout=out, stderr=out
-            )
-        self._command = command
+        self.log.touch()
+        self.process = Program(*COMMAND, "worker", "-l", "info", cwd=ROOT, env=self.environment, log=self.log)
         self._producer = Producer({"bootstrap.servers": broker, "linger.ms": 20, "message.max.bytes": 2_000_000})
 
     def wait(self) -> None:
@@ -98,8 +95,7 @@ class Fleet:
 
     def cli(self, *arguments: str, code: int = 0) -> str:
         """Run `dlq`; the output, stderr behind it."""
-        command = [*self._command, "dlq", *arguments]
-        done = subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=120)
+        done = run(*COMMAND, "dlq", *arguments, cwd=ROOT, env=self.environment)
         assert done.returncode == code, done.stdout + done.stderr
         assert "Traceback (most recent call last)" not in done.stderr, done.stderr
         return done.stdout + done.stderr

@@ -2,9 +2,8 @@
 
 import asyncio
 import re
-import subprocess
-import sys
 import time
+import uuid
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from rookery import Agent, AgentManager, Client
 from rookery.schemas.address import partition_of
 from tests.cluster.crew import Sender, Worker, counted, crew, environment, eventually
 from tests.cluster.test_weights import owned
+from tests.programs import Program
 
 pytestmark = [pytest.mark.kafka, pytest.mark.asyncio]
 
@@ -25,19 +25,18 @@ class Count(Agent):
     n: int = 0
 
 
-def command(app_id: str, broker: str, *words: str) -> subprocess.Popen[str]:
+def command(app_id: str, broker: str, folder: Path, *words: str) -> Program:
     """A command of the application."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "faust", "-A", "counting_app", *words],
-        env=environment(app_id, broker, TWELVE), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        cwd=Path(__file__).parent,
-    )  # fmt: skip
+    log = folder / f"{uuid.uuid4().hex}.log"
+    variables = environment(app_id, broker, TWELVE)
+    return Program("faust", "-A", "counting_app", *words, cwd=Path(__file__).parent, env=variables, log=log)
 
 
-async def said(process: subprocess.Popen[str]) -> str:
-    """What it printed, once it has ended well."""
-    out, _ = await asyncio.to_thread(process.communicate, timeout=200)
-    assert process.returncode == 0, out
+async def said(process: Program, code: int = 0) -> str:
+    """What it printed, once it has ended."""
+    await asyncio.to_thread(process.wait, 200)
+    out = process.log.read_text()
+    assert process.returncode == code, out
     return out
 
 
@@ -51,23 +50,22 @@ async def test_drain_and_resume_and_what_the_commands_show(
     with crew(app_id, broker, tmp_path) as start:
         a, b = (start(name, AGENT_ID=name, **TWELVE) for name in "ab")
         await eventually(lambda: len(owned(a)) == len(owned(b)) == 6, "6 and 6", timeout=150)
-        watch = command(app_id, broker, "rebalance", "watch", "--seconds", "600")
-        plan = await said(command(app_id, broker, "rebalance", "plan", "--weight", "b=3"))
+        watch = command(app_id, broker, tmp_path, "rebalance", "watch", "--seconds", "600")
+        plan = await said(command(app_id, broker, tmp_path, "rebalance", "plan", "--weight", "b=3"))
         assert "3 moves" in plan
         assert "the share of a is 3, it has 6" in plan
         await send(10)
-        assert "owns nothing any more" in await said(command(app_id, broker, "drain", "b"))
+        assert "owns nothing any more" in await said(command(app_id, broker, tmp_path, "drain", "b"))
         await eventually(lambda: len(owned(a)) == 12 and not owned(b), "all at one worker", timeout=90)
         await counted(app_id, broker, send.sent)
-        assert "owns partitions again" in await said(command(app_id, broker, "resume", "b"))
+        assert "owns partitions again" in await said(command(app_id, broker, tmp_path, "resume", "b"))
         await eventually(lambda: len(owned(a)) == len(owned(b)) == 6, "6 and 6 again", timeout=90)
         watch.terminate()
-        shown, _ = await asyncio.to_thread(watch.communicate, timeout=60)
+        await asyncio.to_thread(watch.wait, 60)
+        shown = watch.log.read_text()
         assert "a 12 (weight 1.00), b 0 (weight 0.00); 6 moved" in shown, shown
-        refused = command(app_id, broker, "drain", "nobody")
-        out, _ = await asyncio.to_thread(refused.communicate, timeout=150)
-        assert refused.returncode == 1
-        assert "no worker is called nobody; there are: a, b" in out
+        refused = await said(command(app_id, broker, tmp_path, "drain", "nobody"), code=1)
+        assert "no worker is called nobody; there are: a, b" in refused
 
 
 async def test_agents_are_spawned_in_proportion_to_weights(broker: str, app_id: str, tmp_path: Path) -> None:
@@ -125,7 +123,7 @@ async def test_a_new_weight_is_in_force_at_once(broker: str, app_id: str, tmp_pa
     with crew(app_id, broker, tmp_path) as start:
         a, b = (start(name, AGENT_ID=name, **TWELVE) for name in "ab")
         await eventually(lambda: len(owned(a)) == len(owned(b)) == 6, "6 and 6", timeout=150)
-        await said(command(app_id, broker, "drain", "b"))
+        await said(command(app_id, broker, tmp_path, "drain", "b"))
         await eventually(lambda: len(owned(a)) == 12, "12", timeout=90)
         asked = stamp(b, "asked for a rebalance: drained")
         done = max(stamp(a, r"recovered partition \d+"), asked)

@@ -3,7 +3,6 @@
 import asyncio
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,15 +17,13 @@ from rookery.streams.kafka import fencetest, topics
 from rookery.streams.kafka.batches import Identity, fetch_identity, plain_producer, stop_producer
 from rookery.streams.kafka.topicids import topic_ids
 from tests.cluster.crew import PARTITIONS, Sender, Worker, counted, crew, environment, eventually, lost_stretches
+from tests.programs import run
 
 pytestmark = [pytest.mark.kafka, pytest.mark.asyncio]
 
 
 def command(app_id: str, broker: str, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    arguments = [sys.executable, "-m", "faust", "-A", "counting_app", *words]
-    return subprocess.run(
-        arguments, cwd=folder, env=environment(app_id, broker), text=True, capture_output=True, timeout=60, check=False
-    )
+    return run("faust", "-A", "counting_app", *words, cwd=folder, env=environment(app_id, broker), timeout=60)
 
 
 async def made_again(admin: AIOKafkaAdminClient, broker: str, app_id: str, topic: str) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from tests.certificates import Authority
 from tests.cluster.secure_kafka import PASSWORD, SecureKafka
 from tests.cluster.small_app import Add, Total
 from tests.cluster.test_agents_on_kafka import ROOT, Worker
+from tests.programs import run
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.xdist_group("secure")]
 
@@ -92,13 +91,10 @@ def test_a_worker_and_its_clients_work_and_print_no_secret(secure: SecureKafka, 
                 assert (await counter.state()).count == 2
 
         asyncio.run(talk())
-        command = [sys.executable, "-m", "faust", "-A", "tests.cluster.small_app"]
         variables["ROOKERY_APP_ID"] = worker.app_id
         commands = (["topics", "check"], ["agents"], ["ask", "Counter/secure", '{"n": 1}', "--type", "Add"])
         for arguments in commands if way == "scram-sha-512" else ():
-            done = subprocess.run(
-                [*command, *arguments], cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True
-            )
+            done = run("faust", "-A", "tests.cluster.small_app", *arguments, cwd=ROOT, env={**os.environ, **variables})
             assert done.returncode == 0, done.stderr
             assert PASSWORD not in done.stdout + done.stderr
     finally:
@@ -158,8 +154,7 @@ def test_plain_text_to_a_port_with_tls_is_explained(secure: SecureKafka) -> None
 
 def test_a_worker_with_a_wrong_password_ends_and_says_why(secure: SecureKafka) -> None:
     variables = {**os.environ, **environ(secure.login(password="wrong-wrong")), "ROOKERY_APP_ID": "wrong"}
-    command = [sys.executable, "-m", "faust", "-A", "tests.cluster.small_app", "worker", "-l", "debug"]
-    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=120)
+    done = run("faust", "-A", "tests.cluster.small_app", "worker", "-l", "debug", cwd=ROOT, env=variables)
     printed = done.stdout + done.stderr
     assert done.returncode != 0
     assert "it does not take the password of user rookery; check ROOKERY_BROKER_USER and ..._PASSWORD" in printed

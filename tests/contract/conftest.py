@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -15,6 +13,7 @@ from typing import Any, cast
 import pytest
 
 from tests.contract.worlds import Driver, KafkaDriver, MemoryDriver
+from tests.programs import Program
 
 ROOT = Path(__file__).parents[2]
 # A worker that has not recovered its partitions by then does not start; seconds.
@@ -32,9 +31,9 @@ def kafka_driver(broker: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """A worker process of the contract's application; its planned stop is clean."""
     driver = KafkaDriver(f"contract-{uuid.uuid4().hex[:8]}", broker, tmp_path_factory.mktemp("contract") / "worker.log")
     environment = {**os.environ, "ROOKERY_BROKER": broker, "ROOKERY_APP_ID": driver.app_id}
-    command = [sys.executable, "-m", "faust", "-A", "tests.contract.app", "worker", "-l", "info"]
-    with driver.log.open("wb") as out:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=out)
+    driver.log.touch()
+    words = ("faust", "-A", "tests.contract.app", "worker", "-l", "info")
+    process = Program(*words, cwd=ROOT, env=environment, log=driver.log)
     try:
         deadline = time.monotonic() + START_SECONDS_MAX
         while driver.log.read_text().count("recovered partition") < 4:
