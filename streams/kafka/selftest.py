@@ -18,7 +18,7 @@ from aiokafka.consumer.subscription_state import SubscriptionState
 from aiokafka.producer.message_accumulator import BatchBuilder, MessageAccumulator
 from aiokafka.producer.sender import Sender
 from aiokafka.protocol.transaction import InitProducerIdRequest
-from faust import App, Worker
+from faust import App
 from faust.app.base import BootStrategy
 from faust.assignor.copartitioned_assignor import CopartitionedAssignor
 from faust.assignor.partition_assignor import PartitionAssignor
@@ -29,6 +29,7 @@ from faust.transport.conductor import Conductor
 from faust.transport.consumer import Fetcher
 from faust.transport.drivers import aiokafka as driver
 from mode.services import ServiceTask
+from mode.worker import Worker
 
 from rookery.schemas.errors import IncompatibleVersion
 

@@ -10,6 +10,7 @@ import signal as signals
 from typing import TYPE_CHECKING, Final, NoReturn, cast
 
 import faust
+import mode
 
 from rookery.schemas.errors import RookeryError
 
@@ -26,14 +27,14 @@ EXIT_REFUSED: Final = 2
 """The process's exit code when its start was refused by a typed error."""
 
 
-class Ending(faust.Worker):
-    """Faust's worker, that runs commands as well, without the second it sleeps at its end."""
+class Ending(mode.Worker):
+    """What runs a worker or a command, without the second that it sleeps at its end."""
 
     async def _sentinel_task(self) -> None:
         await asyncio.sleep(SETTLE)
 
 
-class Worker(Ending):
+class Worker(Ending, faust.Worker):
     """See the head of this module."""
 
     _refused = False
