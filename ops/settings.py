@@ -82,7 +82,7 @@ class Settings(Rules):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what the log shows")
     event_loop: Literal["uvloop", "asyncio"] = Field(
-        "uvloop", description="of a worker; where uvloop can't be installed it is asyncio's anyway"
+        "uvloop", description="of a worker; asyncio's anyway where uvloop can't be installed, and with TLS"
     )
 
     # --- who we are, to Kafka ----------------------------------------------------------------------------------

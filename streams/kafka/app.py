@@ -34,7 +34,7 @@ from rookery.streams.kafka import cli, cli_dlq, cli_fleet, security  # noqa: F40
 from rookery.streams.kafka.assignor import WeightedAssignor
 from rookery.streams.kafka.balancer import Balancer
 from rookery.streams.kafka.consumer import Transport
-from rookery.streams.kafka.loop import prefer_uvloop
+from rookery.streams.kafka.loop import choose_loop
 from rookery.streams.kafka.services import BootStrategy, EngineService, TableManager
 from rookery.streams.kafka.worker import Worker
 from rookery.streams.web import SETTINGS as WEB_SETTINGS
@@ -123,8 +123,8 @@ class App(faust.App):
         except ConfigurationError as error:
             raise SettingsRefused(error.problems) from None
         # Faust's command line makes its loop next; whoever builds an application otherwise has a loop.
-        if self.settings.event_loop == "uvloop" and click.get_current_context(silent=True) is not None:
-            prefer_uvloop()
+        if click.get_current_context(silent=True) is not None:
+            choose_loop(self.settings)
         self.registry = Registry()
         for cls in agents:
             self.registry.add(cls)

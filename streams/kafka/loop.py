@@ -1,4 +1,4 @@
-"""The event loop of a worker: uvloop's where it can be installed (not on Windows), else asyncio's own."""
+"""The event loop of a worker: uvloop's where that can be installed (not on Windows), else asyncio's own."""
 
 from __future__ import annotations
 
@@ -6,37 +6,36 @@ import asyncio
 import time
 import warnings
 
+from rookery.ops.settings import Settings
+
+_fast: asyncio.AbstractEventLoopPolicy | None = None
+
 try:
     import uvloop
 except ImportError:
-
-    def prefer_uvloop() -> bool:
-        """There is none here."""
-        return False
-
+    pass
 else:
 
-    class Loop(uvloop.Loop):
-        """uvloop's loop with an exact clock."""
-
+    class _Loop(uvloop.Loop):
         def time(self) -> float:
-            """Seconds. uvloop's own counts whole milliseconds and stands still during a callback: a runner's slice
-            would never end, and a guarded block that held up the loop would not notice how late it is. Its timers are
-            set by this method, too.
-            """
+            # uvloop's own counts whole milliseconds and stands still during a callback: a runner's slice would never
+            # end, and a guarded block that held up the loop would not notice how late it is. This sets timers, too.
             return time.monotonic()
 
-    class Policy(uvloop.EventLoopPolicy):  # type: ignore[misc]  # untyped, since Python 3.14 knows them no more
-        """Makes such loops."""
-
+    class _Policy(uvloop.EventLoopPolicy):  # type: ignore[misc]  # untyped, since Python 3.14 deprecates them
         def _loop_factory(self) -> uvloop.Loop:
-            return Loop()
+            return _Loop()
 
-    def prefer_uvloop() -> bool:
-        """Let loops that are made from now on in this process be uvloop's; False if it is not installed."""
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", DeprecationWarning
-            )  # from Python 3.14 on; Faust asks the policy for its loop
-            asyncio.set_event_loop_policy(Policy())
-        return True
+    _fast = _Policy()
+
+
+def choose_loop(settings: Settings) -> None:
+    """Say which loops are made from now on in this process."""
+    # With TLS uvloop may wait for 30 s to close a connection on which an answer is still to come, as it is on a
+    # consumer's: https://github.com/MagicStack/uvloop/issues/471
+    tls = settings.broker_tls or (settings.redis_url or "").startswith("rediss")
+    if _fast is None or tls or settings.event_loop == "asyncio":
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # from Python 3.14 on; Faust asks the policy for its loop
+        asyncio.set_event_loop_policy(_fast)

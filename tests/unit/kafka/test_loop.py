@@ -1,14 +1,16 @@
-"""The worker's event loop: its clock is exact, and only Faust's command line gets it."""
+"""The worker's event loop: its clock is exact, and only Faust's command line gets it, without TLS."""
 
 import asyncio
 import time
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import click
 import pytest
 
-from rookery.streams.kafka import loop
 from rookery.streams.kafka.app import App
+from tests.certificates import Authority
 
 uvloop = pytest.importorskip("uvloop", reason="uvloop has no wheel for this platform")
 
@@ -20,10 +22,11 @@ def policy() -> Iterator[None]:
     asyncio.set_event_loop_policy(before)
 
 
-def made() -> asyncio.AbstractEventLoop:
-    fresh = asyncio.new_event_loop()
-    fresh.close()
-    return fresh
+def of_the_command_line(**settings: Any) -> asyncio.AbstractEventLoop:
+    """The loop that Faust would make for this application."""
+    with click.Context(click.Command("worker")):
+        App("app", **settings)
+    return asyncio.new_event_loop()
 
 
 def test_the_clock_goes_on_during_a_callback() -> None:
@@ -37,20 +40,28 @@ def test_the_clock_goes_on_during_a_callback() -> None:
                 await asyncio.sleep(10)
         return took, clock() - began
 
-    with asyncio.Runner(loop_factory=loop.Loop) as runner:
+    with asyncio.Runner(loop_factory=of_the_command_line) as runner:
+        assert isinstance(runner.get_loop(), uvloop.Loop)
         took, until_timeout = runner.run(main())
     assert took >= 0.0123
     assert took % 0.001 > 1e-7  # no whole milliseconds
     assert 0.0315 <= until_timeout < 1
 
 
-@pytest.mark.parametrize(("chosen", "expected"), [("uvloop", True), ("asyncio", False)])
-def test_the_command_line_makes_the_loop_of_the_settings(chosen: str, expected: bool) -> None:
-    with click.Context(click.Command("worker")):
-        App("app", event_loop=chosen)
-    assert isinstance(made(), loop.Loop) is expected
+def test_tls_and_who_asks_for_it_get_that_of_asyncio(tmp_path: Path) -> None:
+    ca_file = Authority(tmp_path).ca_file
+    for settings in (
+        {"event_loop": "asyncio"},
+        {"broker_tls": True, "broker_ca_file": ca_file},
+        {"redis_url": "rediss://127.0.0.1", "redis_ca_file": ca_file},
+    ):
+        loop = of_the_command_line(**settings)
+        loop.close()
+        assert not isinstance(loop, uvloop.Loop), settings
 
 
 def test_an_application_that_is_built_elsewhere_leaves_loops_alone() -> None:
     App("app")
-    assert not isinstance(made(), uvloop.Loop)
+    loop = asyncio.new_event_loop()
+    loop.close()
+    assert not isinstance(loop, uvloop.Loop)
