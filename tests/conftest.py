@@ -23,10 +23,11 @@ APART = [Path(__file__).parent / name for name in ("cluster", "containers", "hou
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What needs servers or builds packages takes its time."""
+    """What needs servers or builds packages takes its time; what takes longest begins, so that it doesn't end alone."""
     for item in items:
         if any(folder in item.path.parents for folder in APART):
             item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 @pytest.fixture(scope="session")

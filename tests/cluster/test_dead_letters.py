@@ -30,7 +30,7 @@ from rookery.streams.kafka.deadletters import SENDING, DeadLetterBox, Letter, Se
 from rookery.streams.kafka.replay import How, Replayer, Tally
 from tests.programs import Program, run
 
-pytestmark = pytest.mark.kafka
+pytestmark = [pytest.mark.long, pytest.mark.kafka]
 
 COMMAND = ("faust", "-A", "tests.cluster.letters_app")
 ROOT = Path(__file__).parents[2]

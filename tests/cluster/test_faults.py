@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-pytestmark = pytest.mark.kafka
+pytestmark = [pytest.mark.long, pytest.mark.kafka]
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 120_000  # departures; about half a minute on two cores, so that there is a middle to strike in

@@ -7,7 +7,7 @@ import pytest
 
 from tests.cluster.crew import Sender, committed_is_end, counted, crew
 
-pytestmark = [pytest.mark.kafka, pytest.mark.asyncio]
+pytestmark = [pytest.mark.long, pytest.mark.kafka, pytest.mark.asyncio]
 
 
 async def test_workers_join_share_and_leave(broker: str, app_id: str, send: Sender, tmp_path: Path) -> None:

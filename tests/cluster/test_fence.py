@@ -18,7 +18,7 @@ from rookery.streams.kafka import topics
 from rookery.streams.kafka.fence import KafkaFence
 from tests.cluster.redis_kit import RedisServer, eventually, locking_worker, servers
 
-pytestmark = [pytest.mark.kafka, pytest.mark.slow]
+pytestmark = [pytest.mark.long, pytest.mark.kafka, pytest.mark.slow]
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from tests.cluster.crew import Sender, Worker, counted, crew, environment, event
 from tests.cluster.test_weights import owned
 from tests.programs import Program
 
-pytestmark = [pytest.mark.kafka, pytest.mark.asyncio]
+pytestmark = [pytest.mark.long, pytest.mark.kafka, pytest.mark.asyncio]
 
 TWELVE = {"COUNTING_PARTITIONS": "12"}
 

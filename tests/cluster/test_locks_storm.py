@@ -29,7 +29,7 @@ from rookery.streams.kafka import topics
 from tests.cluster.redis_kit import Clock, RedisServer, SentinelKit, locking_worker, redis_under_faketime, servers
 from tests.cluster.storm_worker import ACCOUNTS, TTL
 
-pytestmark = [pytest.mark.kafka, pytest.mark.slow]
+pytestmark = [pytest.mark.long, pytest.mark.kafka, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 30.0

@@ -21,6 +21,7 @@ from tests.cluster.nats_kit import NATS_CLI, NATS_SERVER
 from tests.cluster.nats_world import APP, World
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.kafka,
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.xdist_group("nats-out"),

@@ -27,6 +27,7 @@ from tests.cluster.secure_kafka import LIMITED, SecureKafka
 from tests.cluster.test_security import environ
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.kafka,
     pytest.mark.slow,
     pytest.mark.xdist_group("secure"),

@@ -69,6 +69,7 @@ async def test_a_permit_frees_the_next_waiter_at_once(client: Any) -> None:
     assert max(entered) - freed < 0.7
 
 
+@pytest.mark.long
 @pytest.mark.asyncio
 async def test_ten_permits_over_three_processes_that_are_killed(
     server: RedisServer, client: Any, capsys: pytest.CaptureFixture[str]

@@ -16,7 +16,7 @@ from rookery.schemas.address import partition_of
 from rookery.streams.core.routing import Topics
 from tests.cluster.crew import HEADERS, PARTITIONS, Sender, Worker, counted, crew, eventually
 
-pytestmark = [pytest.mark.kafka, pytest.mark.asyncio]
+pytestmark = [pytest.mark.long, pytest.mark.kafka, pytest.mark.asyncio]
 
 SLOW, SLOW_SECONDS = 60, 20.0
 # What is promised on an idle machine is 1.5 s; these tests share theirs.

@@ -10,7 +10,7 @@ import pytest
 from rookery.streams.kafka.watchdog import EXIT_STUCK
 from tests.cluster.crew import Sender, committed_is_end, counted, crew, eventually, own_broker
 
-pytestmark = [pytest.mark.kafka, pytest.mark.asyncio]
+pytestmark = [pytest.mark.long, pytest.mark.kafka, pytest.mark.asyncio]
 
 
 async def running(app_id: str, broker: str, send: Sender, seconds: float) -> None:

@@ -86,6 +86,7 @@ def test_the_sdist_holds_what_a_wheel_needs_and_no_tests(built: tuple[Path, Path
     assert not {name for name in names if name.startswith(("tests/", ".venv", ".rookery"))}
 
 
+@pytest.mark.long
 def test_the_wheel_imports_beside_the_package_that_owns_agents(built: tuple[Path, Path], tmp_path: Path) -> None:
     python = new_environment(tmp_path)
     run(uv(), "pip", "install", "--python", python, built[1], "openai-agents", cwd=tmp_path)

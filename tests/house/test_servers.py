@@ -101,6 +101,7 @@ def test_ctrl_c_while_kafka_starts_is_clean(home: Path) -> None:
     assert gone(home)
 
 
+@pytest.mark.long
 def test_up_stays_is_borrowed_and_down_ends_it(home: Path) -> None:
     def call(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([*SERVERS, *arguments], cwd=home, capture_output=True, text=True, timeout=120)

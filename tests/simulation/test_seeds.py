@@ -31,6 +31,7 @@ def test_a_few_seeds_are_green() -> None:
     _run(range(QUICK_SEEDS))
 
 
+@pytest.mark.long
 @pytest.mark.simulation
 def test_all_seeds_are_green_and_every_kind_of_fault_strikes() -> None:
     stats = _run(range(QUICK_SEEDS, SEEDS))
