@@ -29,7 +29,7 @@ from tests.cluster.test_agents_on_kafka import ROOT, Worker
 from tests.cluster.test_security import environ
 from tests.programs import run
 
-pytestmark = [pytest.mark.long, pytest.mark.kafka, pytest.mark.slow, pytest.mark.xdist_group("secure")]
+pytestmark = [pytest.mark.long, pytest.mark.kafka, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ from rookery.schemas.errors import AgentError, AgentStopped, AskTimeout
 from tests.cluster.small_app import Add, TestAgent, Total
 from tests.programs import Program, run
 
-pytestmark = [pytest.mark.long, pytest.mark.kafka, pytest.mark.xdist_group("agents")]
+pytestmark = [pytest.mark.long, pytest.mark.kafka]
 
 ROOT = Path(__file__).parents[2]
 

@@ -24,7 +24,6 @@ pytestmark = [
     pytest.mark.long,
     pytest.mark.kafka,
     pytest.mark.asyncio(loop_scope="module"),
-    pytest.mark.xdist_group("nats-out"),
     pytest.mark.skipif(NATS_SERVER is None, reason="there is no nats-server: apt-get install nats-server"),
 ]
 

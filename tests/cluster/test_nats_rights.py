@@ -30,7 +30,6 @@ pytestmark = [
     pytest.mark.long,
     pytest.mark.kafka,
     pytest.mark.slow,
-    pytest.mark.xdist_group("secure"),
     pytest.mark.skipif(NATS_SERVER is None, reason="there is no nats-server: apt-get install nats-server"),
 ]
 

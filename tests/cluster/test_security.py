@@ -20,7 +20,7 @@ from tests.cluster.small_app import Add, Total
 from tests.cluster.test_agents_on_kafka import ROOT, Worker
 from tests.programs import run
 
-pytestmark = [pytest.mark.long, pytest.mark.kafka, pytest.mark.slow, pytest.mark.xdist_group("secure")]
+pytestmark = [pytest.mark.long, pytest.mark.kafka, pytest.mark.slow]
 
 
 @pytest.fixture(autouse=True)
