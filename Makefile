@@ -49,7 +49,7 @@ run: $(READY)  ## the main job on real input: starts a Kafka if none is configur
 	@$(SERVERS) run --kafka -- $(PY) -m examples.flights.run
 
 test: test-fast  ## all tests: the quick ones first, then many cases and seeds, real servers, and built packages
-	@$(SERVERS) run --kafka -- $(PY) -m pytest -n 4 --dist loadfile --no-loadscope-reorder --hypothesis-profile thorough \
+	@$(SERVERS) run --kafka -- $(PY) -m pytest -n 5 --dist loadfile --no-loadscope-reorder --hypothesis-profile thorough \
 		-m "(hypothesis or not ($(FAST))) and not containers and not alone"
 	@$(PY) -m pytest -m alone tests/cluster
 
