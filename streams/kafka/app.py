@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -122,8 +123,8 @@ class App(faust.App):
             self.client_kwargs = security.client_kwargs(self.settings)
         except ConfigurationError as error:
             raise SettingsRefused(error.problems) from None
-        # Faust's command line makes its loop next; whoever builds an application otherwise has a loop.
-        if click.get_current_context(silent=True) is not None:
+        # Faust's command line, which has loaded us, makes its loop next; whoever else builds an application has one.
+        if "faust.cli.faust" in sys.modules:
             choose_loop(self.settings)
         self.registry = Registry()
         for cls in agents:

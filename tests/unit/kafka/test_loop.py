@@ -1,12 +1,15 @@
 """The worker's event loop: its clock is exact, and only Faust's command line gets it, without TLS."""
 
 import asyncio
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+from unittest import mock
 
-import click
 import pytest
 
 from rookery.streams.kafka.app import App
@@ -24,9 +27,26 @@ def policy() -> Iterator[None]:
 
 def of_the_command_line(**settings: Any) -> asyncio.AbstractEventLoop:
     """The loop that Faust would make for this application."""
-    with click.Context(click.Command("worker")):
+    with mock.patch.dict(sys.modules, {"faust.cli.faust": ModuleType("faust.cli.faust")}):
         App("app", **settings)
     return asyncio.new_event_loop()
+
+
+def test_faust_runs_workers_and_commands_on_it(tmp_path: Path) -> None:
+    (tmp_path / "looping.py").write_text(
+        "import asyncio\n"
+        "from rookery import App\n"
+        "from rookery.streams.kafka.cli import Command\n"
+        "app = App('app')\n"
+        "@app.command(base=Command)\n"
+        "async def tell(self):\n"
+        "    print(type(asyncio.get_running_loop()).__mro__)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "faust", "-A", "looping", "tell"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert "uvloop.Loop" in done.stdout, done.stdout + done.stderr
 
 
 def test_the_clock_goes_on_during_a_callback() -> None:
@@ -60,7 +80,8 @@ def test_tls_and_who_asks_for_it_get_that_of_asyncio(tmp_path: Path) -> None:
         assert not isinstance(loop, uvloop.Loop), settings
 
 
-def test_an_application_that_is_built_elsewhere_leaves_loops_alone() -> None:
+def test_an_application_that_is_built_elsewhere_leaves_loops_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "faust.cli.faust", raising=False)
     App("app")
     loop = asyncio.new_event_loop()
     loop.close()
