@@ -8,10 +8,11 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import IO, Any
 
 from bench.harness import Figures, Void
 from bench.workload import CLIENT, Message, prefill
@@ -21,6 +22,8 @@ from rookery.streams.kafka import topics
 
 RUN_SECONDS_MAX = 300.0
 """A run that takes longer than this has hung."""
+LAST_LINES = 30
+"""What is shown of the log of a program that failed."""
 
 
 @asynccontextmanager
@@ -55,8 +58,9 @@ async def worker(settings: Settings, module: str, **environment: object) -> Asyn
 class Running:
     """A started program."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, log: IO[bytes]) -> None:
         self.process = process
+        self._log = log
 
     async def result(self) -> Figures:
         """The figures of its RESULT line. Raises Void if it ends without one or takes too long."""
@@ -71,29 +75,33 @@ class Running:
             if line.startswith(b"RESULT "):
                 found: Figures = json.loads(line[7:])
                 return found
-        raise Void("the program under measurement ended without a result")
+        code = await self.process.wait()
+        self._log.seek(0)
+        said = self._log.read().decode(errors="replace").splitlines()[-LAST_LINES:]
+        raise Void("\n".join([f"the program under measurement ended with {code} and without a result:", *said]))
 
 
 @asynccontextmanager
 async def program(command: list[str], **environment: object) -> AsyncIterator[Running]:
     """A program that ends with the block."""
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        env={**os.environ, **{name: str(value) for name, value in environment.items()}},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        limit=1 << 20,
-    )
-    try:
-        yield Running(process)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
+    with tempfile.TemporaryFile() as log:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            env={**os.environ, **{name: str(value) for name, value in environment.items()}},
+            stdout=subprocess.PIPE,
+            stderr=log,
+            limit=1 << 20,
+        )
         try:
-            await asyncio.wait_for(process.communicate(), 30)
-        except TimeoutError:
-            process.kill()
-            await process.wait()
+            yield Running(process, log)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+            try:
+                await asyncio.wait_for(process.communicate(), 30)
+            except TimeoutError:
+                process.kill()
+                await process.wait()
 
 
 async def handle(
