@@ -51,6 +51,7 @@ class World:
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     failovers: list[float] = field(default_factory=list)  # seconds
     moves: list[float] = field(default_factory=list)  # from a changed weight until all is owned, seconds
+    postponed: list[float] = field(default_factory=list)  # the same where moves were put off for long turns
     excused: set[int] = field(default_factory=set)  # pids whose slowness is our doing
     extras: int = 0
     redis: RedisServer | None = None

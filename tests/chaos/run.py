@@ -266,9 +266,12 @@ class Run:
         if world.failovers:
             median, longest = statistics.median(world.failovers), max(world.failovers)
             self._say(f"failover: p50 {median:.1f} s, max {longest:.1f} s over {len(world.failovers)} kills")
-        if world.moves:
-            median, longest = statistics.median(world.moves), max(world.moves)
-            self._say(f"weight changed to all owned: p50 {median:.1f} s, max {longest:.1f} s of {len(world.moves)}")
+        for seconds, which in ((world.moves, ""), (world.postponed, ", moves put off for long turns")):
+            if seconds:
+                median, longest = statistics.median(seconds), max(seconds)
+                self._say(
+                    f"weight changed to all owned{which}: p50 {median:.1f}, max {longest:.1f} s of {len(seconds)}"
+                )
         if slow := self._overload(drained, anomalies, world):
             return Verdict("OVERLOAD", anomalies, summary, slow)
         if anomalies:
