@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 from rookery.schemas.journal import decode_claim
@@ -50,12 +51,17 @@ class Load:
 
     def verdict(self) -> str:
         """End the load, wait until all is handled, hold everything against everything; what is wrong, or nothing."""
+        ends_ms = time.time() * 1000
         self._process.terminate()
         assert self._process.wait(2 * WAIT) == 0
-        return asyncio.run(self._verdict())
+        return asyncio.run(self._verdict(ends_ms))
 
-    async def _verdict(self) -> str:
+    async def _verdict(self, ends_ms: float) -> str:
         await self._drained()
+        journal = await topics.read(self._broker, self.names.journal)
+        times = [[record.timestamp for record in found if record.timestamp < ends_ms] for found in journal.values()]
+        pause = max(later - earlier for found in times for earlier, later in pairwise(found))
+        print(f"longest time without a commit of one of {PARTITIONS} partitions: {pause / 1000:.1f} s")
         agents = [address(number) for number in range(AGENTS)]
         books = await topics.ask_all(self._broker, self.names, CHECKER, agents, 4)
         await self._drained()
