@@ -32,6 +32,7 @@ from rookery.streams.kafka import security
 
 HOUR_MS = 3_600_000
 # How long a coordinator may take to read its groups before one of them can be deleted.
+GONE_SECONDS_MAX = 10.0  # a broker may take so long to hear that topics are gone
 GROUP_SECONDS_MAX = 30.0
 DAY_MS = 24 * HOUR_MS
 # Longer than a worker may sleep and still append under an old lease: its records must be there for recovery to judge.
@@ -326,6 +327,10 @@ async def remove(app_id: str, client_kwargs: Mapping[str, Any]) -> list[str]:
                 if code not in (NO_ERROR, UNKNOWN):
                     raise for_code(code)(f"deleting topic {name}")
         await _remove_group(client, app_id)
+        deadline = time.monotonic() + GONE_SECONDS_MAX
+        # They are gone for the controller; who makes them again at once must not find them at a slower broker.
+        while time.monotonic() < deadline and set(there) & set(await client.list_topics()):  # noqa: ASYNC110 - asks it
+            await asyncio.sleep(0.05)
     return there
 
 
