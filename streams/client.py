@@ -135,7 +135,9 @@ class Client:
         self._fence = KafkaFence(self.topics.fence, self._kafka)
         if self.settings.redis_url is not None:  # not at the first lock, since it takes a while
             locks.redis_py()
-        self._locks = locks.LockService(self.topics.app_id, lambda: locks.connect_by(self.settings), self._fence)
+        self._locks = locks.LockService(
+            self.topics.app_id, lambda: locks.redis_py().connect_by(self.settings), self._fence
+        )
         locks.bind(self._locks)
         bind(self)
         return self

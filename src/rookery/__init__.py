@@ -47,7 +47,8 @@ from rookery.schemas.fence import check_fence
 from rookery.schemas.lock_errors import LockLost, LockTimeout, NoFence, RedisUnavailable, StaleFence
 
 if TYPE_CHECKING:
-    from rookery.ops.locks import Leader, Lock, RateLimit, Semaphore, acquire_lock, release_lock, renew_lock
+    from rookery.ops.locks import Leader, Lock, RateLimit, Semaphore
+    from rookery.ops.locks.functions import acquire_lock, release_lock, renew_lock
     from rookery.ops.settings import Settings
     from rookery.streams.client import Client
     from rookery.streams.kafka.app import App
@@ -123,9 +124,8 @@ __all__ = [
 ]
 
 _AT_FIRST_USE = {
-    **dict.fromkeys(
-        ("Leader", "Lock", "RateLimit", "Semaphore", "acquire_lock", "release_lock", "renew_lock"), "rookery.ops.locks"
-    ),
+    **dict.fromkeys(("Leader", "Lock", "RateLimit", "Semaphore"), "rookery.ops.locks"),
+    **dict.fromkeys(("acquire_lock", "release_lock", "renew_lock"), "rookery.ops.locks.functions"),
     **dict.fromkeys(("NatsRefused", "NatsUnavailable", "NotOverNats"), "rookery.streams.nats.errors"),
     "App": "rookery.streams.kafka.app",
     "Client": "rookery.streams.client",

@@ -31,8 +31,8 @@ from rookery.streams.core.routing import Topics
 from rookery.streams.kafka import security
 
 HOUR_MS = 3_600_000
-# How long a coordinator may take to read its groups before one of them can be deleted.
 GONE_SECONDS_MAX = 10.0  # a broker may take so long to hear that topics are gone
+# How long a coordinator may take to read its groups before one of them can be deleted.
 GROUP_SECONDS_MAX = 30.0
 DAY_MS = 24 * HOUR_MS
 # Longer than a worker may sleep and still append under an old lease: its records must be there for recovery to judge.

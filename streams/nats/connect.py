@@ -52,7 +52,7 @@ class Link:
         self._name = name
         self._up = asyncio.Event()
         self._last_error = "it does not answer"
-        self._problems: list[str] = []  # since there was a connection
+        self._problems: list[str] = []  # of the start
         self._refused: set[str] = set()
         self.counts = {"reconnects": 0, "dropped": 0}
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -152,7 +152,6 @@ class Link:
 
     async def _back(self) -> None:
         self.counts["reconnects"] += 1
-        self._problems.clear()
         log.info("connected to NATS at %s again", self.server)
         self._up.set()
 
