@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
+from rookery.schemas import native
 from rookery.schemas.envelope import SEAL_BYTES
 from rookery.schemas.errors import EnvelopeError
 from rookery.streams.core.mailbox import Item, Mailbox
@@ -59,6 +60,10 @@ class Finished(Struct, eq=False):
         if self.cells:
             size += sum(len(key) + len(value or b"") + RECORD_OVERHEAD for key, value in self.cells.items())
         self.size = size
+
+
+if (_compiled := native.load("rookery.streams.core._mailboxes")) is not None:
+    Sent, Finished = _compiled.Sent, _compiled.Finished  # type: ignore[misc]
 
 
 @dataclass(frozen=True, slots=True)

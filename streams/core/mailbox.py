@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from msgspec import Struct
 
+from rookery.schemas import native
 from rookery.schemas.envelope import Envelope
 from rookery.streams.log import Record
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from rookery.streams.core.ledger import Ledger
 
 LANES = 3
+
+# What queues are made of here.
+Waiting = deque
 
 
 class Item(Struct, gc=False, eq=False):
@@ -74,7 +78,7 @@ class Mailbox:
         self.address = address
         self.key = address.encode()
         self.partition = partition
-        self.lanes: tuple[deque[Item], ...] = (deque(), deque(), deque())
+        self.lanes: tuple[deque[Item], ...] = (Waiting(), Waiting(), Waiting())
         self.queued = [False, False, False]
         self.running = False
         self.closed = False  # its partition was dropped, or the agent passivated
@@ -101,3 +105,7 @@ class Mailbox:
     def idle(self) -> bool:
         """Nothing waits, nothing runs, nothing is on its way to the journal: memory can be freed."""
         return not self.running and not self.unsettled and not len(self) and self.ledger is None
+
+
+if (_compiled := native.load("rookery.streams.core._mailboxes")) is not None:
+    Item, Mailbox, Waiting = _compiled.Item, _compiled.Mailbox, _compiled.Waiting  # type: ignore[misc]

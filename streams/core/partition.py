@@ -12,10 +12,9 @@ R4 lease, claim, fold, repair            R8 durable steps and adoption: `ledger`
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from itertools import islice
+from collections.abc import Callable, Sequence
 
-from rookery.schemas.envelope import Envelope, decode, seal
+from rookery.schemas.envelope import Envelope
 from rookery.schemas.errors import EnvelopeError
 from rookery.schemas.journal import (
     NO_INCARNATION,
@@ -26,6 +25,7 @@ from rookery.schemas.journal import (
     encode_slot,
     slot_key,
 )
+from rookery.streams.core import loops
 from rookery.streams.core.batch import (
     RECORD_OVERHEAD,
     TOMBSTONES_MAX,
@@ -38,7 +38,7 @@ from rookery.streams.core.batch import (
 from rookery.streams.core.fitting import fit
 from rookery.streams.core.fold import Recovered
 from rookery.streams.core.ledger import Ledgers, recover_ledgers
-from rookery.streams.core.mailbox import LANES, Item, Mailbox
+from rookery.streams.core.mailbox import LANES, Item, Mailbox, Waiting
 from rookery.streams.core.outbox import Destination, Group, Message, Outbox
 from rookery.streams.core.progress import LaneProgress
 from rookery.streams.core.store import Mark
@@ -78,7 +78,7 @@ class Partition:
         ring = limits.ring if position.sent_through == position.next_slot - 1 else position.ring
         self.outbox = Outbox(ring, position.next_slot, position.sent_through)
         self.mailboxes: dict[str, Mailbox] = {}
-        self.finished: deque[Finished] = deque()
+        self.finished: deque[Finished] = Waiting()
         self.ledgers = Ledgers()
         self.flight: CommitBatch | None = None
         self.closed = False
@@ -107,7 +107,7 @@ class Partition:
     def admit(
         self,
         lane: int,
-        records: Iterable[Record],
+        records: Sequence[Record],
         read: Callable[[Record], Envelope],
     ) -> Admitted:
         """Admit fetched records of a lane in order (R1, R2, R3); `read` is for records with headers.
@@ -117,30 +117,17 @@ class Partition:
         progress = self.lanes[lane]
         items: list[Item] = []
         refused: list[tuple[Record, EnvelopeError]] = []
-        for record in records:
-            offset = record.offset
-            if offset != progress.next:
-                if offset < progress.next:
-                    continue
-                # A gap: sought back once; the same two edges again are a hole in the log (R1).
-                if self._gaps[lane] != (progress.next, offset):
-                    self._gaps[lane] = (progress.next, offset)
-                    return Admitted(items, refused, progress.next)
-                progress.skip_to(offset)
-            try:
-                envelope = read(record) if record.headers else decode(record.value)
-            except EnvelopeError as error:
-                if progress.admit_outside(""):
-                    refused.append((record, error))
+        at = 0
+        while (at := loops.admit(progress, records, at, self.partitions, read, items, refused)) < len(records):
+            offset = records[at].offset
+            if offset < progress.next:
+                at += 1
                 continue
-            delivery = envelope.delivery
-            sequence = delivery.sequence
-            if sequence and delivery.source < self.partitions:
-                admitted = progress.admit(delivery.source, sequence)
-            else:
-                admitted = progress.admit_outside(envelope.id)
-            if admitted:
-                items.append(Item(offset, envelope, record))
+            # A gap: sought back once; the same two edges again are a hole in the log (R1).
+            if self._gaps[lane] != (progress.next, offset):
+                self._gaps[lane] = (progress.next, offset)
+                return Admitted(items, refused, progress.next)
+            progress.skip_to(offset)
         return Admitted(items, refused, None)
 
     def doubt(self, lane: int) -> None:
@@ -192,21 +179,11 @@ class Partition:
         turns = [] if self.ledgers.mailboxes and self.ledgers.take_crowded() else self._take()
         records: dict[bytes, bytes | None] = {}
         released: dict[Destination, list[Message]] = {}
-        sequence, number = self._number_messages(turns, released), 0
+        sequence, number = loops.number(turns, self.number, self.sequence, released), 0
         if released:
             number = self.outbox.next_slot
             records[slot_key(number, self.outbox.ring)] = encode_slot(Slot(number, released))
-        done = [lane.done for lane in self.lanes]
-        for turn in turns:
-            mailbox, state = turn.mailbox, turn.state
-            if mailbox is None:
-                self.lanes[turn.lane].give_up(turn.offset)
-                continue
-            ledger = mailbox.ledger
-            if ledger is None or self.ledgers.settle(turn, ledger, records):
-                done[turn.lane](turn.offset)
-            if state is not None:
-                records[mailbox.key] = state or None
+        loops.settle(turns, self.lanes, self.ledgers, records)
         if self.ledgers.mailboxes:
             self._adopt(records, turns)
         for lane in self.lanes:
@@ -235,14 +212,7 @@ class Partition:
         self._written = batch.progress
         mark = Mark(self.last + 1, self.lease_number, frozenset(self.repair))
         self.store.apply(batch.records, mark, at_end=True)
-        for turn in batch.turns:
-            mailbox = turn.mailbox
-            if mailbox is not None:
-                mailbox.unsettled -= 1
-                if mailbox.ledger is not None:
-                    self.ledgers.settled(mailbox)
-            if turn.acked is not None:
-                turn.acked()
+        loops.acknowledge(batch.turns, self.ledgers)
         if not batch.number:
             return []
         return self.release(batch.number, batch.released)
@@ -274,42 +244,25 @@ class Partition:
     def _take(self) -> list[Finished]:
         """Take finished turns in order up to the batch's bounds; while the ring is full, those that send stay, and
         with them everything their agents did after (R7)."""
-        limits, finished, ring_open = self.limits, self.finished, self.outbox.has_room
+        limits, finished, size = self.limits, self.finished, self._fixed_size()
+        if self.outbox.has_room:
+            return loops.take(finished, limits.batch_turns_max, size, limits.batch_bytes_max)
         turns: list[Finished] = []
         kept: list[Finished] = []
         blocked: set[Mailbox | None] = set()
-        size = self._fixed_size()
-        bytes_max = limits.batch_bytes_max
-        for turn in islice(finished, limits.batch_turns_max) if ring_open else finished:
-            if not ring_open and (turn.sent or turn.mailbox in blocked):
+        for turn in finished:
+            if turn.sent or turn.mailbox in blocked:
                 blocked.add(turn.mailbox)
                 kept.append(turn)
                 continue
             size += turn.size
-            if (size > bytes_max and turns) or len(turns) == limits.batch_turns_max:
+            if (size > limits.batch_bytes_max and turns) or len(turns) == limits.batch_turns_max:
                 break
             turns.append(turn)
         for _ in range(len(turns) + len(kept)):
             finished.popleft()
         finished.extendleft(reversed(kept))
         return turns
-
-    def _number_messages(self, turns: list[Finished], released: dict[Destination, list[Message]]) -> int:
-        """Seal the messages of the batch in commit order and group them by destination; returns the next sequence."""
-        sequence, source = self.sequence, self.number
-        for turn in turns:
-            for message in turn.sent:
-                if message.sequenced:
-                    value = seal(message.body, source, sequence)
-                    sequence += 1
-                else:
-                    value = message.body
-                group = released.get(message.destination)
-                if group is None:
-                    released[message.destination] = [(message.key, value)]
-                else:
-                    group.append((message.key, value))
-        return sequence
 
     def _adopt(self, records: dict[bytes, bytes | None], turns: list[Finished]) -> None:
         """Park the messages of long turns, with what room the batch has left."""

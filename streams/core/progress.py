@@ -15,6 +15,7 @@ from array import array
 from collections import deque
 from itertools import repeat
 
+from rookery.schemas import native
 from rookery.schemas.journal import LanePosition
 
 # Forget this many settled flags at a time, so that trimming the bytearray costs nothing per record.
@@ -145,3 +146,7 @@ class LaneProgress:
         last = self._flags.rfind(1, self.prefix - self._base)
         done = bytes(self._flags[self.prefix - self._base : last + 1]) if last >= 0 else b""
         return LanePosition(self.prefix, done, self._seen_stored[:], self.incarnation)
+
+
+if (_compiled := native.load("rookery.streams.core._progress")) is not None:
+    LaneProgress = _compiled.LaneProgress  # type: ignore[misc]

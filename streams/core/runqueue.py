@@ -2,6 +2,7 @@
 
 from collections import deque
 
+from rookery.schemas import native
 from rookery.streams.core.mailbox import Mailbox
 
 # HIGH (lane 2) 8 times, NORMAL 3 times, LOW once and last; lanes without work are passed over. So LOW waits for
@@ -73,3 +74,8 @@ class RunQueue:
             if mailbox.lanes[lane] and not (mailbox.running or mailbox.held or mailbox.closed):
                 return mailbox, lane
         return None
+
+
+if (_compiled := native.load("rookery.streams.core._mailboxes")) is not None:
+    _compiled.learn(_CHOICES)
+    RunQueue = _compiled.RunQueue  # type: ignore[misc]

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from rookery.agents.system import read_spawn
 from rookery.ops.settings import Settings
@@ -9,6 +10,7 @@ from rookery.schemas.address import parse, partition_of
 from rookery.schemas.envelope import Envelope, Priority, check_headers, decode, decode_json, is_json
 from rookery.schemas.errors import InvalidAddress, Misrouted, NotSpawned, Overloaded, PayloadError
 from rookery.schemas.system import REPLY, RESUME, SPAWN
+from rookery.streams.core import loops
 from rookery.streams.core.batch import Limits
 from rookery.streams.core.mailbox import LANES, Item, Mailbox
 from rookery.streams.core.partition import Partition
@@ -128,24 +130,10 @@ class Inbound:
         expected = partition.lanes[lane].next
         if records[0].offset < expected:
             self._ground.suspect()
-        find, push, now = partition.mailboxes.get, self._queue.push, self._clock()
         read = EnvelopeReader(self._router.topics.inboxes[lane], partition.number, lane)
         items, refused, missing = partition.admit(lane, records, read)
-        for item in items:
-            mailbox = find(item.envelope.target)
-            if mailbox is None:
-                mailbox = self._open(partition, lane, item)
-                if mailbox is None:
-                    continue
-            mailbox.used_at = now
-            if mailbox.unborn:
-                self._wait_for_spawn(mailbox, lane, item)
-                continue
-            if mailbox.ledger is not None and self._take_over(partition, mailbox, lane, item):
-                continue
-            mailbox.lanes[lane].append(item)
-            if not mailbox.running:
-                push(mailbox, lane)
+        special = partial(self._look_at, partition, lane)
+        loops.deliver(items, lane, partition.mailboxes, self._queue, self._clock(), special)
         for record, error in refused:
             partition.finish(self._dead_letters.unreadable(partition, lane, record, error))
         if missing is not None:
@@ -161,6 +149,20 @@ class Inbound:
         if partition.is_full(lane) and (partition.number, lane) not in self._paused:
             self._paused.add((partition.number, lane))
             self._port.pause(partition.number, lane)
+
+    def _look_at(self, partition: Partition, lane: int, item: Item, mailbox: Mailbox | None) -> None:
+        """Deliver a message whose agent is not in memory, not spawned yet, or has a ledger."""
+        if mailbox is None:
+            mailbox = self._open(partition, lane, item)
+            if mailbox is None:
+                return
+        mailbox.used_at = self._clock()
+        if mailbox.unborn:
+            self._wait_for_spawn(mailbox, lane, item)
+        elif mailbox.ledger is None or not self._take_over(partition, mailbox, lane, item):
+            mailbox.lanes[lane].append(item)
+            if not mailbox.running:
+                self._queue.push(mailbox, lane)
 
     def _open(self, partition: Partition, lane: int, item: Item) -> Mailbox | None:
         """The mailbox of an agent that is not in memory; None if the message can't be for this partition."""

@@ -16,6 +16,7 @@ from typing import Any
 from unittest import mock
 
 from rookery.schemas.cells import Place, parked_key
+from rookery.streams.core import loops
 from rookery.streams.core import partition as core_partition
 from rookery.streams.core.batch import CommitBatch
 from rookery.streams.core.fold import JournalFold, Recovered
@@ -139,11 +140,10 @@ def _send_nothing_again(original: Any, fold: JournalFold, claim: int) -> Recover
     return recovered
 
 
-def _number_per_batch(original: Any, partition: Partition, turns: Any, released: Any) -> int:
+def _number_per_batch(original: Any, turns: Any, source: int, sequence: int, released: Any) -> int:
     """All messages of a batch get one sequence."""
-    sequence = partition.sequence
-    with mock.patch.object(core_partition, "seal", lambda body, source, number: _seal(body, source, sequence)):
-        original(partition, turns, released)
+    with mock.patch.object(loops, "seal", lambda body, source, number: _seal(body, source, sequence)):
+        original(turns, source, sequence, released)
     return sequence + 1
 
 
@@ -234,7 +234,7 @@ MUTATIONS = {
         [_wrap(JournalFold, "recovered", _send_nothing_again)],
     ),
     "numbering": Mutation(
-        "a sequence of its own for each message", "lost", 0, [_wrap(Partition, "_number_messages", _number_per_batch)]
+        "a sequence of its own for each message", "lost", 0, [_wrap(loops, "number", _number_per_batch)]
     ),
     "adoption order": Mutation(
         "parking an agent's messages only with or after all its finished turns",

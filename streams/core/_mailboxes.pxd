@@ -1,0 +1,54 @@
+cdef class Waiting:
+    cdef list items
+    cdef Py_ssize_t head
+    cdef object first(self)
+    cpdef object popleft(self)
+    cdef void push(self, object item)
+    cdef Py_ssize_t size(self) noexcept
+
+
+cdef class Item:
+    cdef public long long offset
+    cdef public object envelope
+    cdef public object record
+
+
+cdef class Mailbox:
+    cdef readonly str address
+    cdef readonly bytes key
+    cdef readonly int partition
+    cdef readonly tuple lanes
+    cdef Waiting low, normal, high
+    cdef public list queued
+    cdef public bint running, closed, held, unborn, stopped
+    cdef public int unsettled, current_lane
+    cdef public double used_at
+    cdef public object first_lane, ledger, current, kind_name, kind, agent, context, state, runner
+    cdef Waiting lane(self, int number)
+
+
+cdef class Sent:
+    cdef readonly tuple destination
+    cdef readonly bytes key
+    cdef readonly bytes body
+    cdef readonly bint sequenced
+
+
+cdef class Finished:
+    cdef readonly Mailbox mailbox
+    cdef readonly int lane
+    cdef readonly long long offset
+    cdef readonly bytes state
+    cdef readonly object sent
+    cdef public long long size
+    cdef public object cells
+    cdef readonly bint ends
+    cdef readonly object acked
+
+
+cdef class RunQueue:
+    cdef Waiting low, normal, high
+    cdef int turn
+    cdef Waiting queue(self, int lane)
+    cpdef void push(self, Mailbox mailbox, int lane)
+    cdef Mailbox take(self, int* lane)

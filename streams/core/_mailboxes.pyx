@@ -1,0 +1,276 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+"""Compiled twins of what is made or touched for each message: see mailbox.py, batch.py and runqueue.py."""
+
+cimport cython
+from cpython.list cimport PyList_GET_SIZE
+
+from rookery.schemas.envelope import SEAL_BYTES
+
+# As in batch.py, which imports this.
+cdef int RECORD_OVERHEAD = 64
+cdef int MESSAGE_OVERHEAD = SEAL_BYTES + 16
+# What is taken from the head stays in the list, as None, until it is so much; then it is cut off at once.
+cdef Py_ssize_t CUT = 1_024
+
+
+@cython.final
+@cython.freelist(256)
+cdef class Waiting:
+    """A queue with what a deque has and we use; empty it takes a tenth of one."""
+
+    def __cinit__(self):
+        self.items = []
+        self.head = 0
+
+    cdef Py_ssize_t size(self) noexcept:
+        return PyList_GET_SIZE(self.items) - self.head
+
+    cdef void push(self, object item):
+        self.items.append(item)
+
+    cdef object first(self):
+        """The head; there must be one."""
+        return self.items[self.head]
+
+    cpdef object popleft(self):
+        """Remove and return the head; raises IndexError."""
+        cdef list items = self.items
+        if PyList_GET_SIZE(items) == self.head:
+            raise IndexError("nothing waits here")
+        item = items[self.head]
+        items[self.head] = None
+        self.head += 1
+        if self.head == PyList_GET_SIZE(items):
+            items.clear()
+            self.head = 0
+        elif self.head >= CUT and self.head * 2 >= PyList_GET_SIZE(items):
+            del items[: self.head]
+            self.head = 0
+        return item
+
+    def append(self, item):
+        """Put an item at the end."""
+        self.items.append(item)
+
+    def appendleft(self, item):
+        """Put an item at the head."""
+        if self.head:
+            self.head -= 1
+            self.items[self.head] = item
+        else:
+            self.items.insert(0, item)
+
+    def extend(self, items):
+        """Put items at the end."""
+        self.items.extend(items)
+
+    def extendleft(self, items):
+        """Put items at the head, one after the other."""
+        for item in items:
+            self.appendleft(item)
+
+    def clear(self):
+        """Remove all."""
+        self.items.clear()
+        self.head = 0
+
+    def __len__(self):
+        return self.size()
+
+    def __bool__(self):
+        return self.size() > 0
+
+    def __getitem__(self, Py_ssize_t index):
+        cdef Py_ssize_t size = self.size()
+        if index < 0:
+            index += size
+        if not 0 <= index < size:
+            raise IndexError(index)
+        return self.items[self.head + index]
+
+    def __iter__(self):
+        return iter(self.items[self.head:])
+
+
+@cython.final
+@cython.no_gc
+@cython.freelist(4096)
+cdef class Item:
+    """See mailbox.Item."""
+
+    def __init__(self, long long offset, envelope, record):
+        self.offset = offset
+        self.envelope = envelope
+        self.record = record
+
+    @staticmethod
+    def parked(long long offset):
+        """The place of a message that is in the journal; to be read before its turn."""
+        return Item(offset, None, None)
+
+    @property
+    def is_parked(self):
+        """Whether it has to be read first."""
+        return self.record is None
+
+
+@cython.final
+@cython.freelist(256)
+cdef class Mailbox:
+    """See mailbox.Mailbox."""
+
+    def __init__(self, str address, int partition):
+        self.address = address
+        self.key = address.encode()
+        self.partition = partition
+        self.low, self.normal, self.high = Waiting(), Waiting(), Waiting()
+        self.lanes = (self.low, self.normal, self.high)
+        self.queued = [False, False, False]
+        self.kind_name = ""
+
+    cdef Waiting lane(self, int number):
+        if number == 1:
+            return self.normal
+        return self.low if number == 0 else self.high
+
+    def __len__(self):
+        return self.low.size() + self.normal.size() + self.high.size()
+
+    @property
+    def idle(self):
+        """Nothing waits, nothing runs, nothing is on its way to the journal: memory can be freed."""
+        return not self.running and not self.unsettled and not len(self) and self.ledger is None
+
+
+@cython.final
+@cython.no_gc
+@cython.freelist(4096)
+cdef class Sent:
+    """See batch.Sent."""
+
+    def __init__(self, tuple destination, bytes key, bytes body, bint sequenced):
+        self.destination = destination
+        self.key = key
+        self.body = body
+        self.sequenced = sequenced
+
+
+@cython.final
+@cython.freelist(4096)
+cdef class Finished:
+    """See batch.Finished."""
+
+    def __init__(
+        self,
+        Mailbox mailbox,
+        int lane,
+        long long offset,
+        bytes state,
+        sent,
+        *,
+        cells=None,
+        bint ends=True,
+        acked=None,
+    ):
+        self.mailbox = mailbox
+        self.lane = lane
+        self.offset = offset
+        self.state = state
+        self.sent = sent
+        self.cells = cells
+        self.ends = ends
+        self.acked = acked
+        self.__post_init__()
+
+    def __post_init__(self):
+        """Work out the size anew."""
+        cdef long long size = 0
+        cdef Sent message
+        if self.state is not None:
+            size = len(self.state) + RECORD_OVERHEAD
+        for message in self.sent:
+            size += len(message.body) + MESSAGE_OVERHEAD
+            if message.key is not None:
+                size += len(message.key)
+        if self.cells:
+            for key, value in self.cells.items():
+                size += len(key) + len(value or b"") + RECORD_OVERHEAD
+        self.size = size
+
+
+# For each set of lanes with work (bits) and each place in the cycle: the lane to serve, and the place after it.
+cdef int[8][12] LANE_NEXT
+cdef int[8][12] PLACE_NEXT
+
+
+def learn(choices):
+    """Take the table of runqueue.py."""
+    for waiting, row in enumerate(choices):
+        for place, (lane, following) in enumerate(row):
+            LANE_NEXT[waiting][place] = lane
+            PLACE_NEXT[waiting][place] = following
+
+
+@cython.final
+cdef class RunQueue:
+    """See runqueue.RunQueue."""
+
+    def __init__(self):
+        self.low, self.normal, self.high = Waiting(), Waiting(), Waiting()
+        self.turn = 0
+
+    cdef Waiting queue(self, int lane):
+        if lane == 1:
+            return self.normal
+        return self.low if lane == 0 else self.high
+
+    def __len__(self):
+        return self.low.size() + self.normal.size() + self.high.size()
+
+    def holds(self, int lane, Py_ssize_t count):
+        """Whether ready agents have at least `count` messages in a lane, of each agent counted up to AGENT_COUNTS."""
+        cdef Waiting queue = self.queue(lane)
+        cdef Py_ssize_t index
+        cdef Mailbox mailbox
+        for index in range(queue.head, len(queue.items)):
+            mailbox = queue.items[index]
+            count -= min(mailbox.lane(lane).size(), 32)
+            if count <= 0:
+                return True
+        return count <= 0
+
+    cpdef void push(self, Mailbox mailbox, int lane):
+        """Queue a mailbox for the work in one of its lanes; again has no effect until it was popped."""
+        if not mailbox.queued[lane]:
+            mailbox.queued[lane] = True
+            self.queue(lane).push(mailbox)
+
+    def push_waiting(self, Mailbox mailbox):
+        """Queue a mailbox for every lane in which something waits."""
+        cdef int lane
+        for lane in range(3):
+            if mailbox.lane(lane).size():
+                self.push(mailbox, lane)
+
+    cdef Mailbox take(self, int* lane):
+        """The next mailbox that can run, and the lane to serve; None if there is none."""
+        cdef Mailbox mailbox
+        cdef int waiting
+        while True:
+            waiting = (
+                (1 if self.low.size() else 0) | (2 if self.normal.size() else 0) | (4 if self.high.size() else 0)
+            )
+            if not waiting:
+                return None
+            lane[0] = LANE_NEXT[waiting][self.turn]
+            self.turn = PLACE_NEXT[waiting][self.turn]
+            mailbox = self.queue(lane[0]).popleft()
+            mailbox.queued[lane[0]] = False
+            if mailbox.lane(lane[0]).size() and not (mailbox.running or mailbox.held or mailbox.closed):
+                return mailbox
+
+    def pop(self):
+        """See `take`."""
+        cdef int lane = 0
+        cdef Mailbox mailbox = self.take(&lane)
+        return None if mailbox is None else (mailbox, lane)

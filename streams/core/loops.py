@@ -1,0 +1,139 @@
+"""The loops over messages and turns of one partition: what each of them costs, all of them cost.
+
+Decisions that are rare stay with the partition; `_loops.pyx` is the compiled twin.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from rookery.schemas import native
+from rookery.schemas.envelope import Envelope, decode, seal
+from rookery.schemas.errors import EnvelopeError
+from rookery.streams.core.batch import Finished
+from rookery.streams.core.ledger import Ledgers
+from rookery.streams.core.mailbox import Item, Mailbox
+from rookery.streams.core.outbox import Destination, Message
+from rookery.streams.core.progress import LaneProgress
+from rookery.streams.core.runqueue import RunQueue
+from rookery.streams.log import Record
+
+
+def admit(  # noqa: PLR0913, PLR0917 - an object for them would be made for each fetch
+    progress: LaneProgress,
+    records: Sequence[Record],
+    at: int,
+    partitions: int,
+    read: Callable[[Record], Envelope],
+    items: list[Item],
+    refused: list[tuple[Record, EnvelopeError]],
+) -> int:
+    """Admit the records from index `at` on, up to the first that does not come next (R2, R3); returns its index.
+
+    `items` takes what is to be handled, `refused` what can't be read; `read` is for records with headers.
+    """
+    for index in range(at, len(records)):
+        record = records[index]
+        offset = record.offset
+        if offset != progress.next:
+            return index
+        try:
+            envelope = read(record) if record.headers else decode(record.value)
+        except EnvelopeError as error:
+            if progress.admit_outside(""):
+                refused.append((record, error))
+            continue
+        delivery = envelope.delivery
+        sequence = delivery.sequence
+        if sequence and delivery.source < partitions:
+            admitted = progress.admit(delivery.source, sequence)
+        else:
+            admitted = progress.admit_outside(envelope.id)
+        if admitted:
+            items.append(Item(offset, envelope, record))
+    return len(records)
+
+
+def deliver(  # noqa: PLR0913, PLR0917 - see above
+    items: Iterable[Item],
+    lane: int,
+    mailboxes: Mapping[str, Mailbox],
+    queue: RunQueue,
+    now: float,
+    special: Callable[[Item, Mailbox | None], None],
+) -> None:
+    """Put messages into the mailboxes of their agents; `special` takes those whose agent needs a closer look."""
+    find, push = mailboxes.get, queue.push
+    for item in items:
+        mailbox = find(item.envelope.target)
+        if mailbox is None or mailbox.unborn or mailbox.ledger is not None:
+            special(item, mailbox)
+            continue
+        mailbox.used_at = now
+        mailbox.lanes[lane].append(item)
+        if not mailbox.running:
+            push(mailbox, lane)
+
+
+def take(finished: deque[Finished], turns_max: int, size: int, bytes_max: int) -> list[Finished]:
+    """Remove the next turns, as many as `bytes_max` leaves room for beside `size`; at least one."""
+    turns: list[Finished] = []
+    while finished and len(turns) < turns_max:
+        size += finished[0].size
+        if size > bytes_max and turns:
+            break
+        turns.append(finished.popleft())
+    return turns
+
+
+def number(
+    turns: Iterable[Finished], source: int, sequence: int, released: dict[Destination, list[Message]]
+) -> int:
+    """Seal the messages of turns in commit order and group them by destination; returns the next sequence."""
+    for turn in turns:
+        for message in turn.sent:
+            if message.sequenced:
+                value = seal(message.body, source, sequence)
+                sequence += 1
+            else:
+                value = message.body
+            group = released.get(message.destination)
+            if group is None:
+                released[message.destination] = [(message.key, value)]
+            else:
+                group.append((message.key, value))
+    return sequence
+
+
+def settle(
+    turns: Iterable[Finished], lanes: Sequence[LaneProgress], ledgers: Ledgers, records: dict[bytes, bytes | None]
+) -> None:
+    """Mark the messages of turns as done, and put what their agents are now into the records of a batch."""
+    for turn in turns:
+        mailbox, state = turn.mailbox, turn.state
+        if mailbox is None:
+            lanes[turn.lane].give_up(turn.offset)
+            continue
+        ledger = mailbox.ledger
+        if ledger is None or ledgers.settle(turn, ledger, records):
+            lanes[turn.lane].done(turn.offset)
+        if state is not None:
+            records[mailbox.key] = state or None
+
+
+def acknowledge(turns: Iterable[Finished], ledgers: Ledgers) -> None:
+    """The batch of these turns is stored."""
+    for turn in turns:
+        mailbox = turn.mailbox
+        if mailbox is not None:
+            mailbox.unsettled -= 1
+            if mailbox.ledger is not None:
+                ledgers.settled(mailbox)
+        if turn.acked is not None:
+            turn.acked()
+
+
+if (_compiled := native.load("rookery.streams.core._loops")) is not None:
+    admit, deliver, take = _compiled.admit, _compiled.deliver, _compiled.take
+    number, settle, acknowledge = _compiled.number, _compiled.settle, _compiled.acknowledge
