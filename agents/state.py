@@ -26,7 +26,7 @@ _UNENCODABLE = (TypeError, ValueError, OverflowError, RecursionError)
 class StateSchema:
     """The state of one agent class, compiled: defaults, encoder, decoder."""
 
-    __slots__ = ("_decode", "_encode", "_values", "agent_type", "fields", "struct")
+    __slots__ = ("_decode", "_values", "agent_type", "encode", "fields", "struct")
 
     def __init__(self, cls: type, root: type) -> None:
         """Read the declarations of `cls`, whose framework base is `root`; raises InvalidAgent."""
@@ -36,10 +36,10 @@ class StateSchema:
         fields = [(name, hint, _default(cls, name)) for name, hint in hints.items()]
         try:
             self.struct = msgspec.defstruct(f"{cls.__name__}State", [*fields, guard.FIELD])
-            self._encode = msgspec.msgpack.Encoder().encode
+            self.encode = msgspec.msgpack.Encoder().encode
             self._decode = msgspec.msgpack.Decoder(self.struct).decode
             self._values = _values_of(self.fields)
-            self._encode(self.struct())
+            self.encode(self.struct())
         except _UNENCODABLE as error:
             raise InvalidAgent(
                 cls.__name__,
@@ -68,8 +68,8 @@ class StateSchema:
         # Building a struct and encoding it takes half the time of building and encoding a dict.
         try:
             if guard.ATTRIBUTE in attributes:
-                return self._encode(self.struct(*self._values(attributes), attributes[guard.ATTRIBUTE]))
-            return self._encode(self.struct(*self._values(attributes)))
+                return self.encode(self.struct(*self._values(attributes), attributes[guard.ATTRIBUTE]))
+            return self.encode(self.struct(*self._values(attributes)))
         except KeyError as error:
             raise PayloadError(
                 f"state field {error.args[0]!r} was deleted: assign None instead", self.agent_type
@@ -84,7 +84,7 @@ class StateSchema:
     def _culprit(self, attributes: dict[str, Any], error: Exception) -> str:
         for name in self.fields:
             try:
-                self._encode(attributes[name])
+                self.encode(attributes[name])
             except _UNENCODABLE as reason:
                 return f"state field {name!r} can't be stored: {reason}"
         return f"state can't be stored: {error}"

@@ -41,16 +41,16 @@ class AgentType:
 
     __slots__ = (
         "_on_spawn",
-        "_state",
-        "_types",
         "cls",
         "decode_state",
         "dump",
         "find",
         "has_activate",
         "has_passivate",
+        "message_types",
         "name",
         "record_head",
+        "schema",
         "state_version",
         "supervision",
         "timeout",
@@ -66,15 +66,15 @@ class AgentType:
                 cls.__name__, "it defines __init__: declare state with defaults, prepare the rest in on_activate"
             )
         by_type, catch_all = collect(cls)
-        self._types = tuple(by_type)
+        self.message_types = tuple(by_type)
         self.find: Callable[[str], BoundHandler | None] = by_type.get
         if catch_all is not None:
             self.find = lambda message_type: by_type.get(
                 message_type, None if message_type.startswith(PREFIX) else catch_all
             )
-        self._state = StateSchema(cls, root)
-        self.decode_state = self._state.decode
-        self.dump = self._state.dump
+        self.schema = StateSchema(cls, root)
+        self.decode_state = self.schema.decode
+        self.dump = self.schema.dump
         self.record_head = encode_agent(self.name, self.state_version, 0, b"")
         self._on_spawn = _OnSpawn(cls, root, self.name)
         self.supervision: Supervision = cls.supervision
@@ -103,7 +103,7 @@ class AgentType:
     def create(self, context: TurnContext) -> Agent:
         """A fresh agent with default state at the address of its context."""
         agent = self.cls(context)
-        self._state.fill(agent.__dict__, None)
+        self.schema.fill(agent.__dict__, None)
         return agent
 
     def load(self, agent: Agent, state: bytes | None) -> None:
@@ -111,15 +111,15 @@ class AgentType:
 
         None sets the defaults. Raises PayloadError naming class and field if the state doesn't fit the class.
         """
-        self._state.fill(agent.__dict__, state)
+        self.schema.fill(agent.__dict__, state)
 
     def state_of(self, agent: Agent) -> dict[str, Any]:
         """The declared attributes by name; the values are the agent's own: encode them before it goes on."""
-        return self._state.values(agent.__dict__)
+        return self.schema.values(agent.__dict__)
 
     def unknown_handler(self, message_type: str) -> UnknownHandler:
         """The error to use when `find` gave None."""
-        return UnknownHandler(self.name, message_type, self._types)
+        return UnknownHandler(self.name, message_type, self.message_types)
 
     def encode_spawn(self, args: Sequence[Any]) -> list[msgspec.Raw]:
         """The arguments of on_spawn as JSON; raises SpawnRefused if they don't fit its signature."""

@@ -36,7 +36,7 @@ def encode(message: object) -> tuple[str, str, bytes]:
 
     The type name is the class name; a dict may bring its own as the str "type". Raises PayloadError.
     """
-    name, content_type, to_bytes = _encoder(type(message))  # type: ignore[arg-type]  # classes are hashable
+    name, content_type, to_bytes = encoder_of(type(message))  # type: ignore[arg-type]  # classes are hashable
     if isinstance(message, dict) and isinstance(message.get("type"), str):
         name = message["type"]
     try:
@@ -55,7 +55,8 @@ def plain(value: object) -> Any:
 
 
 @lru_cache(maxsize=4_096)
-def _encoder(cls: type) -> tuple[str, str, Callable[[Any], bytes]]:
+def encoder_of(cls: type) -> tuple[str, str, Callable[[Any], bytes]]:
+    """Type name, content type, and what makes the payload, for messages of a class."""
     if issubclass(cls, bytes | bytearray | memoryview):
         return "bytes", OCTETS, bytes
     if issubclass(cls, Message):
@@ -93,6 +94,7 @@ def decoder_for(annotation: Any) -> Decoder:
         except Exception as error:  # what a model's own validators raise, and a nesting too deep
             raise PayloadError(str(error) or type(error).__name__, name) from error
 
+    decode.readers = read  # type: ignore[attr-defined]  # by content type, for the compiled turn
     return decode
 
 

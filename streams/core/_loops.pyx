@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
 """Compiled twin of loops.py; see there for what each function does."""
 
-from rookery.schemas._wire cimport Frame, decode_frame, sealed
+from rookery.schemas._wire cimport DELIVERED, Frame, decode_frame, sealed
 from rookery.streams.core._mailboxes cimport Finished, Item, Mailbox, RunQueue, Sent, Waiting
 from rookery.streams.core._progress cimport LaneProgress
 
@@ -70,7 +70,7 @@ def number(list turns, unsigned int source, unsigned long long sequence, dict re
     for turn in turns:
         for message in turn.sent:
             if message.sequenced:
-                value = sealed(message.body, source, sequence)
+                value = sealed(message.body, DELIVERED, source, sequence)
                 sequence += 1
             else:
                 value = message.body

@@ -54,12 +54,12 @@ class Router:
         self.topics = topics
         self.partitions = partitions
         self._nats_out = nats_out
-        self._clients: dict[str, Destination] = {}  # reply topics of clients that read envelopes
-        self._routes: tuple[dict[str, tuple[Destination, bytes]], ...] = ({}, {}, {})
+        self.clients: dict[str, Destination] = {}  # reply topics of clients that read envelopes
+        self.routes: tuple[dict[str, tuple[Destination, bytes]], ...] = ({}, {}, {})
 
     def inbox(self, target: str, lane: int) -> tuple[Destination, bytes]:
         """(topic, partition) and record key of an agent's inbox in a lane."""
-        routes = self._routes[lane]
+        routes = self.routes[lane]
         route = routes.get(target)
         if route is None:
             if len(routes) >= _ROUTES_MAX:
@@ -73,19 +73,19 @@ class Router:
     def sent(self, message: Unrouted) -> Sent:
         """Resolve a message: to an agent's inbox, or to the reply topic of a client in the form that it reads."""
         target = message.target
-        destination = self._clients.get(target)
+        destination = self.clients.get(target)
         if destination is None:
             client = parse_client(target) if ":" in target else None
             if client is None:
                 lane = message.priority
-                destination, key = self._routes[lane].get(target) or self.inbox(target, lane)
+                destination, key = self.routes[lane].get(target) or self.inbox(target, lane)
                 return Sent(destination, key, message.body, True)
             form, name = client
             destination = (self.topics.replies(name), 0)
             if form == "json":
                 key = message.correlation_id.encode()
                 return Sent(destination, key, Envelope.FromString(message.body).payload, False)
-            if len(self._clients) >= _ROUTES_MAX:
-                self._clients.clear()
-            self._clients[target] = destination
+            if len(self.clients) >= _ROUTES_MAX:
+                self.clients.clear()
+            self.clients[target] = destination
         return Sent(destination, message.correlation_id.encode(), seal(message.body), False)

@@ -100,7 +100,17 @@ class Engine:
         self.turns = TurnRunner(
             registry, self.router, self.failures, self._partition, now_ns, clock, new_id, bytes_max, observe
         )
-        self.pool = Pool(self.queue, self.turns.run, self._runner_pauses, self.watch, clock, settings.concurrency_max)
+        step = self.turns.compiled(self.queue, settings.batch_bytes_max)
+        self.pool = Pool(
+            self.queue,
+            self.turns.run,
+            self._runner_pauses,
+            self.watch,
+            clock,
+            settings.concurrency_max,
+            self.turns.go_on,
+            step,
+        )
         wake = self.pool.wake
         self.turns.host = Host(self.router, self.pool, now_ns, self.flush_soon, settings.ask_timeout)
         self.shipper = Shipper(port, topics, settings.batch_bytes_max, self._shipped)

@@ -11,7 +11,8 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
-from contextvars import copy_context
+from contextvars import Context, copy_context
+from typing import Any
 
 from rookery.streams.core.mailbox import Mailbox
 from rookery.streams.core.runqueue import RunQueue
@@ -22,6 +23,15 @@ log = logging.getLogger(__name__)
 SLICE_SECONDS = 0.005
 # Idle runners kept for the next burst; a task costs about 2 KiB.
 IDLE_RUNNERS_MAX = 32
+
+
+# Why `step` gives no mailbox: nothing is left, the slice is over, a handler has changed the context.
+DRAINED, OVER, CHANGED = 0, 1, 2
+# A mailbox and the lane of its turn, what is begun of it (else all is still to be done), and now; or None and why.
+Stepped = tuple[Mailbox | None, int, Any, float]
+# From the runner, its context, now, and the end of its slice.
+Step = Callable[[asyncio.Task[None] | None, Context, float, float], Stepped]
+GoOn = Callable[[Mailbox, int, Any, float], Awaitable[float]]
 
 
 class Pool:
@@ -35,12 +45,17 @@ class Pool:
         watch: Callable[[asyncio.Task[None]], None],
         clock: Callable[[], float],
         concurrency_max: int,
+        go_on: GoOn | None = None,
+        step: Step | None = None,
     ) -> None:
         """`run_turn(mailbox, lane, now)` returns the time at its end and never raises but on cancellation of the pool;
         `pause(drained)` is called whenever a runner is about to give way: `drained` tells that no ready work is left.
-        `watch` is told of ended runners; `clock` is monotonic seconds."""
+        `watch` is told of ended runners; `clock` is monotonic seconds. `step` runs turns that need no await and says
+        which one does, and `go_on` goes on with a turn that `step` has begun (see `_slice.pyx`)."""
         self._queue = queue
         self._run_turn = run_turn
+        self._go_on: GoOn = go_on or _never
+        self._step: Step = step or self._take
         self._pause = pause
         self._watch = watch
         self._clock = clock
@@ -144,16 +159,22 @@ class Pool:
 
     async def _run(self) -> None:  # noqa: C901 - what is split off costs each turn a call
         me, clean = asyncio.current_task(), copy_context()
-        queue, run_turn = self._queue, self._run_turn
+        queue, run_turn, go_on, step = self._queue, self._run_turn, self._go_on, self._step
         while not self._closed:
             now = self._clock()
             slice_end = now + SLICE_SECONDS
-            while not (self._yielding or self._draining or self._returning) and (work := queue.pop()) is not None:
-                mailbox, lane = work
+            while not (self._yielding or self._draining or self._returning) and len(queue):
                 if not self._armed:
                     self.wake()
-                mailbox.running, mailbox.runner = True, me
-                now = await run_turn(mailbox, lane, now)
+                mailbox, lane, begun, now = step(me, clean, now, slice_end)
+                if mailbox is None:
+                    if lane == CHANGED:
+                        self._leave(me)
+                        return
+                    if lane == OVER:
+                        break
+                    continue
+                now = await (go_on(mailbox, lane, begun, now) if begun else run_turn(mailbox, lane, now))
                 mailbox.running = False
                 if not mailbox.closed:
                     low, normal, high = mailbox.lanes
@@ -169,9 +190,7 @@ class Pool:
                 except Exception:  # what it holds now can't be compared
                     changed = True
                 if changed:
-                    self._pause(not len(queue))
-                    if me is not None:
-                        me.add_done_callback(lambda _: self.wake())
+                    self._leave(me)
                     return
                 clean = context  # the same one is found equal more quickly
                 if now >= slice_end:
@@ -186,6 +205,21 @@ class Pool:
                 await asyncio.sleep(0)
             finally:
                 self._yielding -= 1
+
+    def _take(self, me: asyncio.Task[None] | None, clean: Context, now: float, end: float) -> Stepped:
+        """The step without a compiled one: the next mailbox and the lane to serve."""
+        work = self._queue.pop()
+        if work is None:
+            return None, DRAINED, None, now
+        mailbox, lane = work
+        mailbox.running, mailbox.runner = True, me
+        return mailbox, lane, None, now
+
+    def _leave(self, me: asyncio.Task[None] | None) -> None:
+        """A handler has changed the context of this runner: others go on."""
+        self._pause(not len(self._queue))
+        if me is not None:
+            me.add_done_callback(lambda _: self.wake())
 
     async def _rest(self) -> bool:
         """Wait for work; True if this runner is not needed any more."""
@@ -207,3 +241,7 @@ class Pool:
             _, left = await asyncio.wait(self._runners, timeout=timeout)
             if left:
                 log.warning("%d handlers ignore their cancellation and are left behind", len(left))
+
+
+async def _never(mailbox: Mailbox, lane: int, begun: Any, now: float) -> float:
+    raise NotImplementedError(f"nothing is begun of a turn of {mailbox.address}")

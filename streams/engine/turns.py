@@ -18,6 +18,7 @@ from rookery.agents.handlers import BoundHandler
 from rookery.agents.supervision import HandlerTimeout
 from rookery.agents.system import handle_system, read_spawn
 from rookery.agents.types import Registry
+from rookery.schemas import native
 from rookery.schemas.address import parse
 from rookery.schemas.cells import Parked, Place, decode_cell, parked_key
 from rookery.schemas.envelope import Envelope, decode
@@ -29,13 +30,17 @@ from rookery.streams.core.batch import Finished
 from rookery.streams.core.mailbox import Item, Mailbox
 from rookery.streams.core.partition import Partition
 from rookery.streams.core.routing import Router
+from rookery.streams.core.runqueue import RunQueue
 from rookery.streams.engine.failures import Failures
 from rookery.streams.engine.inbound import EnvelopeReader
+from rookery.streams.engine.pool import Step
 from rookery.streams.engine.steps import Host, TurnSteps
 from rookery.streams.log import Record
 
 log = logging.getLogger(__name__)
 
+# What ends a turn without effects: whatever else a handler raises ends the worker.
+FAILURES = (asyncio.CancelledError, Exception, SystemExit)
 # A hook that hangs must not keep others from being passivated; seconds.
 PASSIVATE_SECONDS_MAX = 10.0
 
@@ -70,7 +75,27 @@ class TurnRunner:
         self.late_replies = 0
         self.stopping = False  # cancellations come from the pool's end, not from handlers
 
-    async def run(  # noqa: C901, PLR0912 - what is split off costs each turn a call
+    def compiled(self, queue: RunQueue, batch_bytes_max: int) -> Step | None:
+        """What runs the usual turns of a queue without awaiting, if it is compiled."""
+        module = native.load("rookery.streams.engine._slice")
+        if module is None:
+            return None
+        usual = module.Slice(
+            self,
+            self._router,
+            queue,
+            self._partition_of,
+            self._now_ns,
+            self._clock,
+            self._new_id,
+            self._observe,
+            self._message_bytes_max,
+            batch_bytes_max,
+        )
+        step: Step = usual.run
+        return step
+
+    async def run(  # noqa: C901 - what is split off costs each turn a call
         self, mailbox: Mailbox, lane: int, started: float
     ) -> float:
         """Run the turn of the first message of a lane; `started` is now, and so is what it returns, on the clock.
@@ -86,7 +111,7 @@ class TurnRunner:
         if item.is_parked and not self._load(partition, mailbox, lane, item):
             return started
         mailbox.current, mailbox.current_lane = item, lane
-        finished, failed, fresh, woken = None, False, False, False
+        fresh, woken = False, False
         try:
             # One coroutine for all of a turn, since each more costs as much as a small handler.
             envelope, now_ns = item.envelope, self._now_ns()
@@ -110,14 +135,57 @@ class TurnRunner:
                 finished = await self._stop(partition, mailbox, lane, item)
             else:
                 finished = await self._system(partition, mailbox, lane, item, fresh)
-        except (asyncio.CancelledError, Exception, SystemExit) as error:
-            if not mailbox.closed:
-                if self.stopping and isinstance(error, asyncio.CancelledError):
-                    raise
-                failed = True
-                if woken and mailbox.kind is not None and mailbox.kind.has_activate:
-                    mailbox.agent = None  # what the hook changed and sent went with this turn: it runs again
-                finished = self._fail(partition, mailbox, lane, item, error, fresh)
+        except FAILURES as error:
+            if woken and not mailbox.closed and mailbox.kind is not None and mailbox.kind.has_activate:
+                mailbox.agent = None  # what the hook changed and sent went with this turn: it runs again
+            return self.end_failed(partition, mailbox, lane, item, error, started, fresh)
+        return self._end(partition, mailbox, lane, started, finished, failed=False)
+
+    async def go_on(self, mailbox: Mailbox, lane: int, begun: Awaitable[Any], started: float) -> float:
+        """Go on with a turn that a slice has begun."""
+        partition, item = self._partition_of(mailbox.partition), mailbox.current
+        if partition is None or item is None:
+            raise RuntimeError(f"a turn of {mailbox.address} goes on that was not begun")
+        try:
+            finished = self._effects(partition, mailbox, lane, item, await begun)
+        except FAILURES as error:
+            return self.end_failed(partition, mailbox, lane, item, error, started)
+        return self._end(partition, mailbox, lane, started, finished, failed=False)
+
+    def end(  # noqa: PLR0913, PLR0917 - a turn has so many parts
+        self, partition: Partition, mailbox: Mailbox, lane: int, item: Item, result: Any, started: float
+    ) -> float:
+        """End a turn whose handler returned in a slice; returns now."""
+        finished = self._effects(partition, mailbox, lane, item, result)
+        return self._end(partition, mailbox, lane, started, finished, failed=False)
+
+    def end_failed(  # noqa: PLR0913, PLR0917 - see above
+        self,
+        partition: Partition,
+        mailbox: Mailbox,
+        lane: int,
+        item: Item,
+        error: BaseException,
+        started: float,
+        fresh: bool = False,
+    ) -> float:
+        """End a turn that failed; `fresh`: it made the agent. Returns now. Raises the cancellation of the pool's end."""
+        finished = None
+        if failed := not mailbox.closed:
+            if self.stopping and isinstance(error, asyncio.CancelledError):
+                raise error
+            finished = self._fail(partition, mailbox, lane, item, error, fresh)
+        return self._end(partition, mailbox, lane, started, finished, failed)
+
+    def _end(  # noqa: PLR0913, PLR0917 - see above
+        self,
+        partition: Partition,
+        mailbox: Mailbox,
+        lane: int,
+        started: float,
+        finished: Finished | None,
+        failed: bool,
+    ) -> float:
         mailbox.current = None
         if mailbox.ledger is not None:
             self._close_steps(mailbox, finished)
