@@ -27,6 +27,7 @@ from functools import lru_cache, wraps
 from itertools import chain
 from typing import NamedTuple, TypeVar
 
+from rookery.schemas import native
 from rookery.schemas.envelope import Priority
 from rookery.schemas.partition_errors import JournalError
 
@@ -272,8 +273,8 @@ _TOPIC_SIZE = struct.Struct("<H")
 _GROUP_HEAD = struct.Struct("<II")
 
 
-def encode_slot(slot: Slot) -> bytes:
-    """The value of an outbox slot."""
+def encode_slot_pure(slot: Slot) -> bytes:
+    """The value of an outbox slot; `_slots.pyx` is its twin."""
     parts = [_SLOT_HEAD.pack(FORMAT, slot.number, len(slot.messages))]
     for (topic, partition), messages in slot.messages.items():
         name, count = topic.encode(), len(messages)
@@ -286,6 +287,11 @@ def encode_slot(slot: Slot) -> bytes:
         parts.append(struct.pack(f"<{count}i{count}I", *sizes))
         parts += filter(None, flat)
     return b"".join(parts)
+
+
+encode_slot = encode_slot_pure
+if (_slots := native.load("rookery.schemas._slots")) is not None:
+    encode_slot = _slots.encode_slot
 
 
 @_checked("~out")
