@@ -49,15 +49,16 @@ def deliver(list items, int lane, dict mailboxes, RunQueue queue, double now, sp
             queue.push(mailbox, lane)
 
 
-def take(Waiting finished, Py_ssize_t turns_max, long long size, long long bytes_max):
+def take(Waiting finished, list turns, Py_ssize_t turns_max, long long size, long long bytes_max):
     """See loops.take."""
-    cdef list turns = []
+    cdef long long more
     while finished.size() and len(turns) < turns_max:
-        size += (<Finished>finished.first()).size
-        if size > bytes_max and turns:
+        more = size + (<Finished>finished.first()).size
+        if more > bytes_max and turns:
             break
+        size = more
         turns.append(finished.popleft())
-    return turns
+    return size
 
 
 def number(list turns, unsigned int source, unsigned long long sequence, dict released):

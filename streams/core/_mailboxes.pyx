@@ -64,11 +64,6 @@ cdef class Waiting:
         """Put items at the end."""
         self.items.extend(items)
 
-    def extendleft(self, items):
-        """Put items at the head, one after the other."""
-        for item in items:
-            self.appendleft(item)
-
     def clear(self):
         """Remove all."""
         self.items.clear()

@@ -76,15 +76,16 @@ def deliver(  # noqa: PLR0913, PLR0917 - see above
             push(mailbox, lane)
 
 
-def take(finished: deque[Finished], turns_max: int, size: int, bytes_max: int) -> list[Finished]:
-    """Remove the next turns, as many as `bytes_max` leaves room for beside `size`; at least one."""
-    turns: list[Finished] = []
+def take(finished: deque[Finished], turns: list[Finished], turns_max: int, size: int, bytes_max: int) -> int:
+    """Move turns of `finished` to `turns`, of which `size` says how large they are, as many as fit; the first always
+    does. Returns the size."""
     while finished and len(turns) < turns_max:
-        size += finished[0].size
-        if size > bytes_max and turns:
+        more = size + finished[0].size
+        if more > bytes_max and turns:
             break
+        size = more
         turns.append(finished.popleft())
-    return turns
+    return size
 
 
 def number(

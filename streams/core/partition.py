@@ -11,7 +11,6 @@ R3 ids of clients by a window of the log R7 the outbox ring; never skip, resend 
 R4 lease, claim, fold, repair            R8 durable steps and adoption: `ledger`
 """
 
-from collections import deque
 from collections.abc import Callable, Sequence
 
 from rookery.schemas.envelope import Envelope
@@ -35,10 +34,11 @@ from rookery.streams.core.batch import (
     Limits,
     NotContiguous,
 )
+from rookery.streams.core.finishing import Finishing
 from rookery.streams.core.fitting import fit
 from rookery.streams.core.fold import Recovered
 from rookery.streams.core.ledger import Ledgers, recover_ledgers
-from rookery.streams.core.mailbox import LANES, Item, Mailbox, Waiting
+from rookery.streams.core.mailbox import LANES, Item, Mailbox
 from rookery.streams.core.outbox import Destination, Group, Message, Outbox
 from rookery.streams.core.progress import LaneProgress
 from rookery.streams.core.store import Mark
@@ -78,7 +78,7 @@ class Partition:
         ring = limits.ring if position.sent_through == position.next_slot - 1 else position.ring
         self.outbox = Outbox(ring, position.next_slot, position.sent_through)
         self.mailboxes: dict[str, Mailbox] = {}
-        self.finished: deque[Finished] = Waiting()
+        self.finished = Finishing()
         self.ledgers = Ledgers()
         self.flight: CommitBatch | None = None
         self.closed = False
@@ -164,7 +164,7 @@ class Partition:
         """Accept the effects of a finished turn."""
         if finished.mailbox is not None:
             finished.mailbox.unsettled += 1
-        self.finished.append(finished)
+        self.finished.fresh.append(finished)
 
     def build(self, progress_due: bool = False, refresh: bool = False) -> CommitBatch | None:
         """The next commit batch (R5), or None while one is in flight or nothing is due.
@@ -242,27 +242,9 @@ class Partition:
     # -- building blocks ----------------------------------------------------------------------------------------------
 
     def _take(self) -> list[Finished]:
-        """Take finished turns in order up to the batch's bounds; while the ring is full, those that send stay, and
-        with them everything their agents did after (R7)."""
-        limits, finished, size = self.limits, self.finished, self._fixed_size()
-        if self.outbox.has_room:
-            return loops.take(finished, limits.batch_turns_max, size, limits.batch_bytes_max)
-        turns: list[Finished] = []
-        kept: list[Finished] = []
-        blocked: set[Mailbox | None] = set()
-        for turn in finished:
-            if turn.sent or turn.mailbox in blocked:
-                blocked.add(turn.mailbox)
-                kept.append(turn)
-                continue
-            size += turn.size
-            if (size > limits.batch_bytes_max and turns) or len(turns) == limits.batch_turns_max:
-                break
-            turns.append(turn)
-        for _ in range(len(turns) + len(kept)):
-            finished.popleft()
-        finished.extendleft(reversed(kept))
-        return turns
+        """Take finished turns in order up to the batch's bounds (R7)."""
+        take = self.finished.take if self.outbox.has_room else self.finished.take_silent
+        return take(self.limits.batch_turns_max, self._fixed_size(), self.limits.batch_bytes_max)
 
     def _adopt(self, records: dict[bytes, bytes | None], turns: list[Finished]) -> None:
         """Park the messages of long turns, with what room the batch has left."""

@@ -285,7 +285,7 @@ cdef class Slice:
             raise BatchTooLarge(finished.size, partition.limits.batch_bytes_max, mailbox.address)
         mailbox.state = state
         mailbox.unsettled += 1
-        (<Waiting>partition.finished).push(finished)
+        (<Waiting>partition.finished.fresh).push(finished)
         return 0
 
     cdef Sent routed(self, send):

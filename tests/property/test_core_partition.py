@@ -94,6 +94,7 @@ class Life:
         self.sequences: list[int] = []
         self.sent: dict[Destination, list[str]] = defaultdict(list)
         self.truth: dict[bytes, bytes] = {}
+        self.met: set[Mailbox | None] = set()  # agents with turns that were set aside since nothing was waiting
         self.count = 0
 
     def finish(self) -> None:
@@ -128,6 +129,10 @@ class Life:
         room = partition.outbox.has_room
         expected = self.expected(room)
         batch = partition.build()
+        if not room:  # what was set aside stays there until there is room, even if it would not be met again
+            here = {id(turn) for turn in batch.turns} if batch is not None else set()
+            expected = [d for d in expected if d.finished.mailbox not in self.met or id(d.finished) in here]
+            self.met |= {done.finished.mailbox for done in self.waiting if done not in expected}
         if batch is None:
             assert not expected
             return
@@ -154,6 +159,8 @@ class Life:
         self.sequences += sorted(by_sequence)
         assert position.next_sequence == len(self.sequences) + 1
         self.waiting = [done for done in self.waiting if done not in taken]
+        if not self.waiting:
+            self.met.clear()
         for done in taken:
             agent = done.finished.mailbox
             if done.finished.state is not None and agent is not None:
