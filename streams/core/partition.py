@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 
-from rookery.schemas.envelope import Envelope, decode, seal
+from rookery.schemas.envelope import Received, decode, seal
 from rookery.schemas.errors import EnvelopeError
 from rookery.schemas.journal import (
     NO_INCARNATION,
@@ -108,7 +108,7 @@ class Partition:
         self,
         lane: int,
         records: Iterable[Record],
-        read: Callable[[Record], Envelope],
+        read: Callable[[Record], Received],
     ) -> Admitted:
         """Admit fetched records of a lane in order (R1, R2, R3); `read` is for records with headers.
 
