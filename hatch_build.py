@@ -31,7 +31,9 @@ def build(target: Path) -> list[Path]:
 
     os.chdir(ROOT)
     extensions = [
-        Extension(".".join(path.relative_to(ROOT / "src").with_suffix("").parts), [str(path)], extra_compile_args=["-O2"])
+        Extension(
+            ".".join(path.relative_to(ROOT / "src").with_suffix("").parts), [str(path)], extra_compile_args=["-O2"]
+        )
         for path in sources()
     ]
     with tempfile.TemporaryDirectory() as work:

@@ -27,7 +27,7 @@ from rookery.agents.steps import ask as _ask
 from rookery.agents.steps import step as _step
 from rookery.agents.supervision import Supervision
 from rookery.agents.types import AgentType
-from rookery.schemas.envelope import Envelope, Priority
+from rookery.schemas.envelope import Envelope, Priority, Received, envelope_of
 from rookery.schemas.payload import encode
 
 T = TypeVar("T")
@@ -79,6 +79,9 @@ class Agent:
     @property
     def message(self) -> Envelope:
         """The envelope of the message in hand; read it, don't change it. Raises OutsideTurn."""
+        return envelope_of(self.__received())
+
+    def __received(self) -> Received:
         envelope = self.__context.envelope
         if envelope is None:
             raise OutsideTurn(self.id, "message")
@@ -87,12 +90,12 @@ class Agent:
     @property
     def sender(self) -> str:
         """The address of the agent or client that sent the message in hand. Raises OutsideTurn."""
-        return self.message.sender
+        return self.__received().sender
 
     @property
     def priority(self) -> Priority:
         """The priority that the sender gave the message in hand, NORMAL if it is none of ours. Raises OutsideTurn."""
-        return priority_of(self.message)
+        return priority_of(self.__received())
 
     @property
     def log(self) -> logging.LoggerAdapter[logging.Logger]:

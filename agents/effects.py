@@ -16,7 +16,7 @@ from rookery.agents.errors import OutsideTurn
 from rookery.agents.steps import is_in_step
 from rookery.schemas import payload as codecs
 from rookery.schemas.address import check
-from rookery.schemas.envelope import FRAME_BYTES_MAX, JSON, SEAL_BYTES, Envelope, Priority, check_frame, encode_body
+from rookery.schemas.envelope import FRAME_BYTES_MAX, JSON, SEAL_BYTES, Priority, Received, check_frame, encode_body
 from rookery.schemas.errors import MessageTooLarge
 from rookery.schemas.system import ASK_PREFIX, ERROR_HEADER, FAILURE, REPLY, Failure
 
@@ -51,7 +51,7 @@ def address_of(target: str | HasId) -> str:
     return check(target if isinstance(target, str) else getattr(target, "id", repr(target)))
 
 
-def priority_of(envelope: Envelope) -> Priority:
+def priority_of(envelope: Received) -> Priority:
     """The priority of a message, NORMAL for numbers that are none: another language's client may have written any."""
     number: int = envelope.priority
     return _PRIORITIES[number] if 0 <= number < len(_PRIORITIES) else Priority.NORMAL
@@ -91,12 +91,12 @@ class TurnContext:
         self.attempt = 0  # turns that have failed on the message in hand
         self.new_id = new_id
         self.message_bytes_max = message_bytes_max
-        self.envelope: Envelope | None = None
+        self.envelope: Received | None = None
         self.now_ns = 0
         self.sends: list[Outgoing] | None = None
         self._lineage: tuple[str, str, dict[str, str] | None] | None = None
 
-    def begin(self, envelope: Envelope | None, now_ns: int) -> None:
+    def begin(self, envelope: Received | None, now_ns: int) -> None:
         """Open a turn on this message at this instant (nanoseconds since the epoch)."""
         self.envelope = envelope
         self.now_ns = now_ns
@@ -232,7 +232,7 @@ def reply_body(context: TurnContext, result: Any) -> Outgoing | None:
     return outgoing
 
 
-def error_body(envelope: Envelope, error: str, text: str, *, now_ns: int, message_id: str) -> Outgoing | None:
+def error_body(envelope: Received, error: str, text: str, *, now_ns: int, message_id: str) -> Outgoing | None:
     """The reply that says that the message was not handled, or None if no reply was asked for.
 
     `error` is the `reason` of a typed error; `text` is cut to 4,000 characters.
@@ -244,7 +244,7 @@ def error_body(envelope: Envelope, error: str, text: str, *, now_ns: int, messag
 
 
 def answer_body(
-    envelope: Envelope,
+    envelope: Received,
     sender: str,
     target: str,
     message: tuple[str, str, bytes],

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from rookery.agents.agent import Agent
     from rookery.agents.effects import TurnContext
     from rookery.agents.types import AgentType
-    from rookery.schemas.envelope import Envelope
+    from rookery.schemas.envelope import Received
 
 S = TypeVar("S")
 
 
-async def handle_system(agent_type: AgentType, agent: Agent, context: TurnContext, envelope: Envelope) -> Any:
+async def handle_system(agent_type: AgentType, agent: Agent, context: TurnContext, envelope: Received) -> Any:
     """Handle one `rookery.*` message in an open turn and return the result for the reply.
 
     Raises PayloadError, SpawnRefused, UnknownHandler, and whatever on_spawn or a send raises.
@@ -41,12 +41,12 @@ async def handle_system(agent_type: AgentType, agent: Agent, context: TurnContex
     raise agent_type.unknown_handler(envelope.type)
 
 
-def read_spawn(envelope: Envelope) -> Spawn:
+def read_spawn(envelope: Received) -> Spawn:
     """The spawn message in an envelope, whose `type` names the class to make; raises PayloadError."""
     return _read(envelope, Spawn)
 
 
-def _read(envelope: Envelope, form: type[S]) -> S:
+def _read(envelope: Received, form: type[S]) -> S:
     try:
         return msgspec.json.decode(envelope.payload, type=form)
     except msgspec.DecodeError as error:

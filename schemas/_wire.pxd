@@ -42,4 +42,4 @@ cdef class Frame:
 
 cpdef Frame decode_frame(data)
 cpdef Frame frame_of(envelope)
-cpdef object envelope_of(Frame frame)
+cpdef object envelope_of(received)

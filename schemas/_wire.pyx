@@ -112,8 +112,12 @@ cpdef Frame frame_of(envelope):
     return _copied(envelope, envelope.SerializeToString())
 
 
-cpdef object envelope_of(Frame frame):
-    """The Envelope of a frame, parsed once and kept: for people, and for what is rare."""
+cpdef object envelope_of(received):
+    """The Envelope of a frame, parsed once and kept, for people and for what is rare; an Envelope is its own."""
+    cdef Frame frame
+    if type(received) is not Frame:
+        return received
+    frame = received
     if frame.parsed is None:
         frame.parsed = Envelope.FromString(frame.raw)
     return frame.parsed

@@ -23,7 +23,7 @@ cdef inline int take(Text* text, object value) except -1:
 cdef inline bint number(object value, int64_t least, int64_t most, int64_t* n) except -1:
     """Whether it is an int within bounds, and if so, which."""
     cdef int overflow = 0
-    if not PyLong_Check(value):
+    if not PyLong_Check(value) or isinstance(value, bool):  # Protobuf warns of those, and will refuse them
         return False
     n[0] = PyLong_AsLongLongAndOverflow(value, &overflow)
     return overflow == 0 and least <= n[0] <= most

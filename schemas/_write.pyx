@@ -110,6 +110,7 @@ cdef bytes _assembled(
     # In the order in which they are written: head, then id, correlation_id, causation_id and payload.
     cdef Text[8] texts
     cdef uint64_t upper = <uint64_t>timestamp >> 28
+    cdef int i
     if payload is None or priority < 0:
         raise ValueError("a payload is bytes, a priority not negative")
     take(&texts[0], sender)

@@ -8,7 +8,8 @@ from typing import Protocol
 from google.protobuf.message import DecodeError
 
 from rookery._version import __version__
-from rookery.schemas.envelope_pb2 import DeadLetter, Envelope
+from rookery.schemas.envelope import Received
+from rookery.schemas.envelope_pb2 import DeadLetter
 from rookery.schemas.errors import Undecodable
 from rookery.schemas.partition_errors import LogTruncated
 
@@ -42,7 +43,7 @@ def encode_dead_letter(  # noqa: PLR0913 - a form with many lines
     *,
     topic: str,
     partition: int,
-    envelope: Envelope | None,
+    envelope: Received | None,
     reason: str,
     error: str,
     traceback: str = "",

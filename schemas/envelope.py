@@ -7,9 +7,9 @@ both work by joining bytes. `envelope.proto` says how other languages do it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import IntEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
@@ -55,73 +55,34 @@ class Priority(IntEnum):
     HIGH = 2
 
 
-class _Delivery(Protocol):
-    """How a message got here."""
-
-    @property
-    def source(self) -> int: ...
-    @property
-    def sequence(self) -> int: ...
-    @property
-    def attempt(self) -> int: ...
-    @property
-    def schema_version(self) -> int: ...
-
-
-class Received(Protocol):
-    """An envelope as it was read, not to be changed: a compiled Frame, or an Envelope where nothing is compiled."""
-
-    @property
-    def sender(self) -> str: ...
-    @property
-    def target(self) -> str: ...
-    @property
-    def payload(self) -> bytes: ...
-    @property
-    def timestamp(self) -> int: ...
-    @property
-    def priority(self) -> int: ...
-    @property
-    def id(self) -> str: ...
-    @property
-    def correlation_id(self) -> str: ...
-    @property
-    def causation_id(self) -> str: ...
-    @property
-    def reply_to(self) -> str: ...
-    @property
-    def type(self) -> str: ...
-    @property
-    def content_type(self) -> str: ...
-    @property
-    def deadline(self) -> int: ...
-    @property
-    def delivery(self) -> _Delivery: ...
-    @property
-    def headers(self) -> Mapping[str, str]: ...
-    @property
-    def crc32(self) -> int: ...
-
-
+# Without compiled modules, both are the same object.
 def _same(envelope: Envelope) -> Received:
     return envelope
 
 
-def _envelope_of(envelope: Received) -> Envelope:
-    assert isinstance(envelope, Envelope)  # noqa: S101 - without compiled modules there is no other kind
-    return envelope
+def _envelope_of(received: Received) -> Envelope:
+    assert isinstance(received, Envelope)  # noqa: S101 - no other kind was made
+    return received
 
 
+# `frame_of` and `envelope_of` lead from one kind of Received to the other.
 encode_body, seal = wire.encode_body, wire.seal
 decode: Callable[[bytes | None], Received] = wire.decode
-# Between what is read and the class of Protobuf: both are the same object where nothing is compiled.
 frame_of: Callable[[Envelope], Received] = _same
 envelope_of: Callable[[Received], Envelope] = _envelope_of
-
-if (_write := native.load("rookery.schemas._write")) is not None:
+_write, _wire = native.load("rookery.schemas._write"), native.load("rookery.schemas._wire")
+if _write is not None:
     encode_body, seal = _write.encode_body, _write.seal
-if (_wire := native.load("rookery.schemas._wire")) is not None:
+if _wire is not None:
     decode, frame_of, envelope_of = _wire.decode_frame, _wire.frame_of, _wire.envelope_of
+
+# What `decode` returns, to be read and not changed; both kinds have the same fields.
+if TYPE_CHECKING:
+    from rookery.schemas._wire import Frame
+
+    Received: TypeAlias = Envelope | Frame
+else:
+    Received = Envelope if _wire is None else Envelope | _wire.Frame
 
 
 def check_headers(headers: Sequence[tuple[str, bytes | None]]) -> None:

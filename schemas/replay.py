@@ -10,7 +10,7 @@ import uuid
 from typing import NamedTuple
 
 from rookery.schemas.deadletter import DeadLetter
-from rookery.schemas.envelope import REPLAY_OF, Envelope, decode, decode_json, is_json, seal
+from rookery.schemas.envelope import REPLAY_OF, Received, decode, decode_json, envelope_of, is_json, seal
 from rookery.schemas.errors import EnvelopeError, RookeryError
 from rookery.schemas.partition_errors import LogTruncated
 
@@ -83,7 +83,7 @@ def replay(
     try:
         if is_json(headers):
             return _json(letter, headers, message_id, origin, now_ns, extend)
-        envelope = decode(letter.value)
+        envelope = envelope_of(decode(letter.value))
     except EnvelopeError as error:
         raise NotReplayable(f"{error.reason}: the letter's bytes can't be read") from None
     envelope.id = message_id
@@ -106,7 +106,7 @@ def _json(
     now_ns: int,
     extend: float | None,
 ) -> Replay:
-    envelope: Envelope = decode_json(
+    envelope: Received = decode_json(
         letter.key, letter.value, headers, 0, letter.topic, letter.partition, letter.offset
     )
     new = {

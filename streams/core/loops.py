@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from rookery.schemas import native
-from rookery.schemas.envelope import Envelope, decode, seal
+from rookery.schemas.envelope import Received, decode, seal
 from rookery.schemas.errors import EnvelopeError
 from rookery.streams.core.batch import Finished
 from rookery.streams.core.ledger import Ledgers
@@ -25,7 +25,7 @@ def admit(  # noqa: PLR0913, PLR0917 - an object for them would be made for each
     records: Sequence[Record],
     at: int,
     partitions: int,
-    read: Callable[[Record], Envelope],
+    read: Callable[[Record], Received],
     items: list[Item],
     refused: list[tuple[Record, EnvelopeError]],
 ) -> int:

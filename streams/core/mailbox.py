@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from msgspec import Struct
 
 from rookery.schemas import native
-from rookery.schemas.envelope import Envelope
+from rookery.schemas.envelope import Received
 from rookery.streams.log import Record
 
 if TYPE_CHECKING:
@@ -29,13 +29,13 @@ class Item(Struct, gc=False, eq=False):
     # A Struct, like all that is made once per message: a tenth of the time of a NamedTuple.
 
     offset: int
-    envelope: Envelope
+    envelope: Received
     record: Record
 
     @staticmethod
     def parked(offset: int) -> Item:
         """The place of a message that is in the journal; to be read before its turn."""
-        return Item(offset, cast("Envelope", None), cast("Record", None))
+        return Item(offset, cast("Received", None), cast("Record", None))
 
     @property
     def is_parked(self) -> bool:

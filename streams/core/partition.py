@@ -13,7 +13,7 @@ R4 lease, claim, fold, repair            R8 durable steps and adoption: `ledger`
 
 from collections.abc import Callable, Sequence
 
-from rookery.schemas.envelope import Envelope
+from rookery.schemas.envelope import Received
 from rookery.schemas.errors import EnvelopeError
 from rookery.schemas.journal import (
     NO_INCARNATION,
@@ -108,7 +108,7 @@ class Partition:
         self,
         lane: int,
         records: Sequence[Record],
-        read: Callable[[Record], Envelope],
+        read: Callable[[Record], Received],
     ) -> Admitted:
         """Admit fetched records of a lane in order (R1, R2, R3); `read` is for records with headers.
 

@@ -7,7 +7,7 @@ from functools import partial
 from rookery.agents.system import read_spawn
 from rookery.ops.settings import Settings
 from rookery.schemas.address import parse, partition_of
-from rookery.schemas.envelope import Envelope, Priority, check_headers, decode, decode_json, is_json
+from rookery.schemas.envelope import Priority, Received, check_headers, decode, decode_json, is_json
 from rookery.schemas.errors import InvalidAddress, Misrouted, NotSpawned, Overloaded, PayloadError
 from rookery.schemas.system import REPLY, RESUME, SPAWN
 from rookery.streams.core import loops
@@ -36,7 +36,7 @@ class EnvelopeReader:
     def __init__(self, topic: str, partition: int, lane: int) -> None:
         self._topic, self._partition, self._lane = topic, partition, lane
 
-    def __call__(self, record: Record) -> Envelope:
+    def __call__(self, record: Record) -> Received:
         """The envelope of a record. Raises EnvelopeError."""
         headers = record.headers
         check_headers(headers)

@@ -21,7 +21,7 @@ from rookery.agents.types import Registry
 from rookery.schemas import native
 from rookery.schemas.address import parse
 from rookery.schemas.cells import Parked, Place, decode_cell, parked_key
-from rookery.schemas.envelope import Envelope, decode
+from rookery.schemas.envelope import Received, decode
 from rookery.schemas.errors import AgentStopped, BatchTooLarge, Expired, NotSpawned
 from rookery.schemas.journal import RETIRED, decode_agent, encode_agent
 from rookery.schemas.partition_errors import StoreDamaged, StoreFailed
@@ -232,7 +232,7 @@ class TurnRunner:
             result = await handle_system(kind, mailbox.agent, mailbox.context, envelope)
         return self._effects(partition, mailbox, lane, item, result)
 
-    async def _activate(self, partition: Partition, mailbox: Mailbox, envelope: Envelope, now_ns: int) -> bool:
+    async def _activate(self, partition: Partition, mailbox: Mailbox, envelope: Received, now_ns: int) -> bool:
         """Bring the agent to memory with its committed state, and open the turn. True if it has no record yet."""
         if mailbox.stopped:
             raise AgentStopped(mailbox.address)
@@ -329,13 +329,13 @@ class TurnRunner:
         self._failures.hold(mailbox, due / 1e9)
         return False
 
-    def _reread(self, partition: Partition, mailbox: Mailbox, lane: int, item: Item) -> Envelope:
+    def _reread(self, partition: Partition, mailbox: Mailbox, lane: int, item: Item) -> Received:
         """The envelope of a waiting message, which stays where it is."""
         if not item.is_parked:
             return item.envelope
         return self._read(partition, lane, _parked(partition, mailbox, lane, item.offset)[1])
 
-    def _read(self, partition: Partition, lane: int, record: Record) -> Envelope:
+    def _read(self, partition: Partition, lane: int, record: Record) -> Received:
         if not record.headers:
             return decode(record.value)
         return EnvelopeReader(self._router.topics.inboxes[lane], partition.number, lane)(record)

@@ -10,7 +10,7 @@ from aiokafka.errors import KafkaError
 
 from rookery.schemas.address import partition_of
 from rookery.schemas.deadletter import encode_dead_letter
-from rookery.schemas.envelope import Envelope
+from rookery.schemas.envelope import Received
 from rookery.schemas.errors import RookeryError
 from rookery.streams.client import Client
 
@@ -28,7 +28,7 @@ class Letters:
         self.count = 0
 
     async def write(
-        self, topic: str, partition: int, record: Any, envelope: Envelope | None, why: RookeryError
+        self, topic: str, partition: int, record: Any, envelope: Received | None, why: RookeryError
     ) -> None:
         """Return once Kafka has the letter, however long that takes; `topic` and `partition` say where it came from."""
         letter = encode_dead_letter(

@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from rookery.agents.effects import priority_of
 from rookery.schemas.address import NATS_TYPE, check, parse
-from rookery.schemas.envelope import JSON, Envelope, Priority
+from rookery.schemas.envelope import JSON, Priority, Received
 from rookery.schemas.errors import InvalidAddress, Undecodable
 from rookery.schemas.payload import OCTETS
 from rookery.streams.nats.errors import InvalidSubject
@@ -135,7 +135,7 @@ def _number(given: Mapping[str, str], name: str) -> int:
     return number
 
 
-def target_subject(envelope: Envelope) -> str:
+def target_subject(envelope: Received) -> str:
     """The subject that an agent's message to `nats/<subject>` is for; raises InvalidSubject."""
     subject = envelope.target.partition("/")[2]
     tokens = subject.split(".")
@@ -150,7 +150,7 @@ def target_subject(envelope: Envelope) -> str:
     return subject
 
 
-def headers_of(envelope: Envelope) -> dict[str, str]:
+def headers_of(envelope: Received) -> dict[str, str]:
     """What a NATS subscriber sees around the payload of an agent's message."""
     found = {
         **_fit(envelope.headers.items()),

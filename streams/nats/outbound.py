@@ -19,7 +19,7 @@ from aiokafka.structs import ConsumerRecord
 from rookery.agents.effects import Outgoing, answer_body, error_body
 from rookery.ops.settings import Settings
 from rookery.schemas.address import parse_client
-from rookery.schemas.envelope import Envelope, decode
+from rookery.schemas.envelope import Received, decode
 from rookery.schemas.errors import AskTimeout, Expired, MessageTooLarge, Overloaded, RookeryError, Undecodable
 from rookery.schemas.payload import OCTETS
 from rookery.schemas.system import ERROR_HEADER
@@ -145,7 +145,7 @@ class Outbound(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
         await self._give_up(message.tp, message.record, message.envelope, why)
 
     async def _give_up(
-        self, tp: TopicPartition, record: ConsumerRecord[Any, Any], envelope: Envelope | None, why: RookeryError
+        self, tp: TopicPartition, record: ConsumerRecord[Any, Any], envelope: Received | None, why: RookeryError
     ) -> None:
         log.warning("a message to NATS becomes a dead letter: %s", why)
         await self._letters.write(tp.topic, tp.partition, record, envelope, why)
@@ -154,7 +154,7 @@ class Outbound(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
     # --- asks ---------------------------------------------------------------------------------------------------------
 
     async def _ask(
-        self, tp: TopicPartition, record: ConsumerRecord[Any, Any], envelope: Envelope, subject: str
+        self, tp: TopicPartition, record: ConsumerRecord[Any, Any], envelope: Received, subject: str
     ) -> None:
         try:
             reply = await self._request(envelope, subject)
@@ -163,7 +163,7 @@ class Outbound(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
         await self._answer(envelope, reply)
         self._done(tp, record)
 
-    async def _request(self, envelope: Envelope, subject: str) -> Outgoing | None:
+    async def _request(self, envelope: Received, subject: str) -> Outgoing | None:
         """Ask NATS, until the deadline; raises AskTimeout, Expired, NatsRefused, MessageTooLarge."""
         seconds = self._settings.ask_timeout
         if envelope.deadline > 0:
@@ -201,10 +201,10 @@ class Outbound(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
             f"nats:{envelope.id}",
         )
 
-    def _failed(self, envelope: Envelope, code: str, text: str) -> Outgoing | None:
+    def _failed(self, envelope: Received, code: str, text: str) -> Outgoing | None:
         return error_body(envelope, code, text, now_ns=time.time_ns(), message_id=f"nats:{envelope.id}")
 
-    async def _answer(self, envelope: Envelope, reply: Outgoing | None) -> None:
+    async def _answer(self, envelope: Received, reply: Outgoing | None) -> None:
         """Send the answer to the agent, however long that takes; a client that does not get it has perhaps left."""
         again = AGAIN_FIRST
         while reply is not None:

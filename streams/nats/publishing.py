@@ -14,7 +14,7 @@ from aiokafka import TopicPartition
 from aiokafka.structs import ConsumerRecord
 from msgspec import Struct
 
-from rookery.schemas.envelope import FRAME_BYTES_MAX, Envelope
+from rookery.schemas.envelope import FRAME_BYTES_MAX, Received
 from rookery.schemas.errors import Expired, MessageTooLarge, RookeryError
 from rookery.streams.nats.connect import Link, nats
 from rookery.streams.nats.errors import InvalidSubject, NatsRefused
@@ -37,7 +37,7 @@ class Message(Struct, eq=False):
 
     tp: TopicPartition
     record: ConsumerRecord[Any, Any]
-    envelope: Envelope
+    envelope: Received
     subject: str
 
 

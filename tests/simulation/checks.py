@@ -20,7 +20,7 @@ import msgspec
 
 from rookery.schemas.cells import Step, StepState, decode_cell, read_name
 from rookery.schemas.deadletter import DeadLetter
-from rookery.schemas.envelope import Envelope, decode
+from rookery.schemas.envelope import Envelope
 from rookery.schemas.errors import AgentStopped, NotSpawned
 from rookery.schemas.journal import KeyKind, split_key
 from rookery.schemas.partition_errors import LogTruncated
@@ -36,6 +36,7 @@ from tests.simulation.evidence import (
     heard_of,
     messages,
     outbox,
+    read,
     tokens,
 )
 from tests.simulation.fleet import BALANCE, Heard, Interpreter, fails, skips
@@ -211,7 +212,7 @@ def dead_letters(
                 anomalies.append(Anomaly("dead-letter-mismatch", f"two different letters for {place}"))
             continue
         seen[place] = letter.SerializeToString()
-        envelope, do = decode(letter.value), do_of(decode(letter.value))
+        envelope, do = read(letter.value), do_of(read(letter.value))
         lane = LANES.index(letter.topic.rpartition(".")[2])
         dead = envelope.target in stopped and letter.reason in {AgentStopped.reason, NotSpawned.reason}
         dead = dead or (envelope.target in unborn and letter.reason == NotSpawned.reason)

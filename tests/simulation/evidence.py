@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from rookery.schemas.deadletter import DeadLetter
-from rookery.schemas.envelope import Envelope, decode
+from rookery.schemas.envelope import Envelope, decode, envelope_of
 from rookery.schemas.journal import RETIRED, SLOT_PREFIX, KeyKind, decode_agent, decode_slot, split_key
 from tests.simulation.broker import Batch
 from tests.simulation.fleet import Do, Heard, Interpreter, Mortal, Witness
@@ -82,6 +82,11 @@ def accepted_batches(batches: Iterable[Batch]) -> Iterator[Batch]:
             yield batch
 
 
+def read(value: bytes | None) -> Envelope:
+    """An envelope as Protobuf's class, which can be compared and serialized."""
+    return envelope_of(decode(value))
+
+
 def outbox(batches: Iterable[Batch]) -> Iterator[Envelope]:
     """All messages to agents in the accepted slots of a journal."""
     for batch in accepted_batches(batches):
@@ -89,7 +94,7 @@ def outbox(batches: Iterable[Batch]) -> Iterator[Envelope]:
             if key.startswith(SLOT_PREFIX) and value is not None:
                 for (topic, _), messages in decode_slot(value).messages.items():
                     if ".inbox." in topic:
-                        yield from (decode(body) for _, body in messages)
+                        yield from (read(body) for _, body in messages)
 
 
 def fold(batches: Iterable[Batch]) -> dict[bytes, bytes]:
@@ -151,7 +156,7 @@ def gather(world: World, client: str) -> Evidence:
         live=live,
         answers=answers,
         inboxes={
-            (number, lane): [decode(record.value) for record in broker.records(topic, number)]
+            (number, lane): [read(record.value) for record in broker.records(topic, number)]
             for number in partitions
             for lane, topic in enumerate(topics.inboxes)
         },

@@ -17,7 +17,7 @@ from rookery.streams.memory import MemoryRecord
 from tests.simulation import checks
 from tests.simulation.broker import Batch
 from tests.simulation.checks import check
-from tests.simulation.evidence import Evidence, Post, Reply, fold
+from tests.simulation.evidence import Evidence, Post, Reply, fold, read
 from tests.simulation.fleet import BALANCE, Do, Heard
 
 A, B = "Interpreter/a", "Interpreter/b"
@@ -78,7 +78,7 @@ def journal(a: dict[str, Any] = STATE_A, b: dict[str, Any] = STATE_B, sent: byte
 def evidence(**changes: Any) -> Evidence:
     """A posts to B by order of a client, one message fails, one is answered: all is well."""
     states = {A: STATE_A, B: STATE_B}
-    inbox: list[Envelope] = [decode(value) for value in (POSTED, FAILED, SENT)]
+    inbox: list[Envelope] = [read(value) for value in (POSTED, FAILED, SENT)]
     good: dict[str, Any] = {
         "posts": [Post("c", A, 1, "m", True), Post("c", A, 1, "f", False)],
         "batches": journal(),
@@ -232,7 +232,7 @@ def test_what_comes_to_a_stopped_agent_is_given_up() -> None:
             stored, topic="x.inbox.normal", partition=0, envelope=decode(value), reason="agent-stopped", error="E"
         )
     )
-    inboxes = {(0, 1): [decode(value)]}
+    inboxes = {(0, 1): [read(value)]}
     assert checks.dead_letters([given_up], inboxes, {"Mortal/a"})[2] == {"x"}
     assert checks.dead_letters([given_up], inboxes)[2] == set(), "nobody stopped it"
 

@@ -11,7 +11,7 @@ from rookery.agents.agent import Agent
 from rookery.agents.binding import Reply
 from rookery.agents.effects import Outgoing, TurnContext
 from rookery.agents.types import AgentType, Registry
-from rookery.schemas.envelope import JSON, Envelope, Priority, decode, seal
+from rookery.schemas.envelope import JSON, Envelope, Priority, Received, decode, frame_of, seal
 
 A = TypeVar("A", bound=Agent)
 
@@ -33,12 +33,12 @@ def a_context(address: str = "Counter/a", message_bytes_max: int = 1_000_000) ->
     return TurnContext(address, lambda: f"new-{next(numbers)}", message_bytes_max)
 
 
-def an_envelope(**fields: Any) -> Envelope:
+def an_envelope(**fields: Any) -> Received:
     fields = {"sender": "Sender/s", "target": "Counter/a", "id": "m1", "content_type": JSON} | fields
-    return Envelope(**fields)
+    return frame_of(Envelope(**fields))
 
 
-def in_turn(cls: type[A], envelope: Envelope | None = None, address: str = "Counter/a") -> tuple[A, TurnContext]:
+def in_turn(cls: type[A], envelope: Received | None = None, address: str = "Counter/a") -> tuple[A, TurnContext]:
     """A fresh agent with a turn opened on a message."""
     context = a_context(address)
     agent = AgentType.of(cls).create(context)
@@ -47,7 +47,7 @@ def in_turn(cls: type[A], envelope: Envelope | None = None, address: str = "Coun
     return agent, context
 
 
-def read(outgoing: Outgoing) -> Envelope:
+def read(outgoing: Outgoing) -> Received:
     """What the receiver of a message will see."""
     return decode(seal(outgoing.body, 0, 1))
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from rookery.schemas.deadletter import DeadLetter, decode_dead_letter, encode_dead_letter
-from rookery.schemas.envelope import Envelope, decode, decode_json, encode_body, seal
+from rookery.schemas.envelope import Received, decode, decode_json, encode_body, seal
 from rookery.schemas.replay import BROKEN, NotReplayable, Replay, replay, replay_id
 
 SECOND = 1_000_000_000
@@ -21,7 +21,7 @@ class Record:
     timestamp: int = 5
 
 
-def letter_of(record: Record, envelope: Envelope | None = None, reason: str = "handler-failed") -> DeadLetter:
+def letter_of(record: Record, envelope: Received | None = None, reason: str = "handler-failed") -> DeadLetter:
     data = encode_dead_letter(
         record, topic="app.inbox.high", partition=3, envelope=envelope, reason=reason, error="boom", app_id="app"
     )
@@ -41,7 +41,7 @@ def json_letter(**headers: str) -> DeadLetter:
     return letter_of(record, decode_json(b"A/1", record.value, pairs, 5, "app.inbox.high", 3, 7))
 
 
-def read(made: Replay) -> Envelope:
+def read(made: Replay) -> Received:
     return (
         decode_json(made.key, made.value, made.headers, 9, "t", 0, 1) if len(made.headers) > 1 else decode(made.value)
     )

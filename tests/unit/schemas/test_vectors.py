@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import rookery.schemas
-from rookery.schemas.envelope import Envelope, decode
+from rookery.schemas.envelope import Envelope, Received, decode
 from rookery.schemas.errors import EnvelopeError
 
 VECTORS = json.loads((Path(rookery.schemas.__file__).parent / "vectors" / "envelopes.json").read_text())
@@ -18,7 +18,7 @@ def named(kind: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("vector", VECTORS[kind], ids=lambda vector: vector["name"])
 
 
-def fields(envelope: Envelope) -> dict[str, Any]:
+def fields(envelope: Received) -> dict[str, Any]:
     delivery = envelope.delivery
     return {
         **{name: getattr(envelope, name) for name in ("sender", "target", "priority", "id", "correlation_id")},
