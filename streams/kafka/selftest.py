@@ -38,10 +38,11 @@ PINNED: Mapping[str, str] = {"aiokafka": "0.14.0", "faust-streaming": "0.15.3", 
 
 TASK = "a task"  # a method that mode starts by itself: Service.task
 PROPERTY = "a property"
+ATTRIBUTE = "an attribute"  # that its class's __init__ sets
 
 
 class Known(NamedTuple):
-    """A method of a class and its parameters without self, or TASK, or PROPERTY."""
+    """A method of a class and its parameters without self, or TASK, PROPERTY or ATTRIBUTE."""
 
     owner: type[Any]
     name: str
@@ -108,6 +109,9 @@ KNOWN = (
     # Called by batches, lease, log and reader.
     Known(BatchBuilder, "__init__", "batch_size compression_type is_transactional key_serializer value_serializer"),
     Known(BatchBuilder, "_build", ""),
+    Known(BatchBuilder, "_buffer", ATTRIBUTE),
+    Known(BatchBuilder, "_relative_offset", ATTRIBUTE),
+    Known(BatchBuilder, "_closed", ATTRIBUTE),
     Known(MessageAccumulator, "fail_all", "exception"),
     Known(MessageAccumulator, "add_batch", "builder tp timeout"),
     Known(AIOKafkaProducer, "send_batch", "batch topic partition"),
@@ -135,7 +139,7 @@ def wrong_versions(pinned: Mapping[str, str]) -> list[str]:
 
 
 def wrong_parts(known: Iterable[Known]) -> list[str]:
-    """Methods that are not as we know them, in words."""
+    """Methods and attributes that are not as we know them, in words."""
     return [
         f"{part.owner.__module__}.{part.owner.__name__}.{part.name} is {found} instead of {_call(part.parameters)}"
         for part in known
@@ -151,13 +155,13 @@ def _installed(name: str) -> str:
 
 
 def _call(parameters: str) -> str:
-    return parameters if parameters in (TASK, PROPERTY) else f"({', '.join(parameters.split())})"
+    return parameters if parameters in (TASK, PROPERTY, ATTRIBUTE) else f"({', '.join(parameters.split())})"
 
 
 def _shape(owner: type[Any], name: str) -> str:
     member = inspect.getattr_static(owner, name, None)
     if member is None:
-        return "missing"
+        return ATTRIBUTE if name in owner.__init__.__code__.co_names else "missing"
     if isinstance(member, property):
         return PROPERTY
     if isinstance(member, ServiceTask):
