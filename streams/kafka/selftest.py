@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.client import AIOKafkaClient
 from aiokafka.consumer.fetcher import Fetcher as PartitionFetcher
-from aiokafka.consumer.fetcher import PartitionRecords
+from aiokafka.consumer.fetcher import FetchResult, PartitionRecords
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.consumer.subscription_state import SubscriptionState
 from aiokafka.producer.message_accumulator import BatchBuilder, MessageAccumulator
@@ -104,6 +104,17 @@ KNOWN = (
     Known(PartitionFetcher, "_create_fetch_waiter", ""),
     Known(PartitionFetcher, "_get_actions_per_node", "assignment"),
     Known(PartitionRecords, "_consumer_record", "tp record"),
+    Known(PartitionRecords, "_unpack_records", ""),
+    *(
+        Known(PartitionRecords, name, ATTRIBUTE)
+        for name in ("_records", "_check_crcs", "_isolation_level", "_records_iterator", "next_fetch_offset")
+    ),
+    Known(FetchResult, "getall", "max_records"),
+    Known(FetchResult, "check_assignment", "tp"),
+    Known(FetchResult, "has_more", ""),
+    Known(FetchResult, "_update_position", ""),
+    Known(FetchResult, "_partition_records", ATTRIBUTE),
+    Known(FetchResult, "_topic_partition", ATTRIBUTE),
     Known(AIOKafkaConsumer, "seek", "partition offset"),
     Known(AIOKafkaConsumer, "getmany", "partitions timeout_ms max_records"),
     # Called by batches, lease, log and reader.
