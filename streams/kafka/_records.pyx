@@ -193,21 +193,11 @@ cdef class FetchedRecord:
     cdef readonly bytes key
     cdef readonly bytes value
     cdef readonly tuple headers
-    cdef int64_t _timestamp
-    cdef bint _by_broker
+    cdef readonly int64_t timestamp  # milliseconds since the Unix epoch; -1 when there is none
+    cdef readonly int timestamp_type
 
     def __init__(self):
         raise TypeError("made by decode_batch only")
-
-    @property
-    def timestamp(self):
-        """Milliseconds since the Unix epoch; None when the record has none."""
-        return None if self._timestamp == -1 else self._timestamp
-
-    @property
-    def timestamp_type(self):
-        """1 when the timestamp is the broker's, 0 when it is the sender's; None without one."""
-        return None if self._timestamp == -1 else int(self._by_broker)
 
     def __repr__(self):
         return f"FetchedRecord(offset={self.offset}, key={self.key!r}, value={self.value!r}, headers={self.headers!r})"
@@ -284,8 +274,8 @@ cdef list decode(Reader *reader, int64_t position, bint check):
     cdef tuple headers = ()
     cdef FetchedRecord record
     cdef list records = []
-    if reader.end - reader.at < RECORDS_AT or data[MAGIC_AT] != MAGIC:
-        corrupt("no record batch of format 2")
+    if reader.end - reader.at < RECORDS_AT:
+        corrupt("a record batch is shorter than its header")
     length = number_at(data + LENGTH_AT, 4)
     if length < RECORDS_AT - LEADER_EPOCH_AT or length > reader.end - reader.at - LEADER_EPOCH_AT:
         corrupt("a record batch ends after what was fetched")
@@ -312,9 +302,9 @@ cdef list decode(Reader *reader, int64_t position, bint check):
         offset = <int64_t>(<uint64_t>base + <uint64_t>read_varint(reader))
         record = FetchedRecord.__new__(FetchedRecord)
         record.offset = offset
-        record._by_broker = (attributes & APPEND_TIME) != 0
-        record._timestamp = (
-            last_timestamp if record._by_broker else <int64_t>(<uint64_t>first_timestamp + <uint64_t>difference)
+        record.timestamp_type = (attributes & APPEND_TIME) != 0
+        record.timestamp = (
+            last_timestamp if record.timestamp_type else <int64_t>(<uint64_t>first_timestamp + <uint64_t>difference)
         )
         record.key = read_bytes(reader)
         record.value = read_bytes(reader)
@@ -336,7 +326,7 @@ cdef list decode(Reader *reader, int64_t position, bint check):
 def decode_batch(data, Py_ssize_t at, int64_t position, bint check):
     """The records, from the offset `position` on, of the batch that begins at `at`; its CRC is compared if `check`.
 
-    Raises CorruptRecordException, ValueError when it is compressed.
+    Whether it has this format, the caller knows. Raises CorruptRecordException, ValueError when it is compressed.
     """
     cdef Py_buffer view
     cdef Reader reader
