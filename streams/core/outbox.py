@@ -11,6 +11,8 @@ from itertools import chain
 from msgspec import Struct
 from msgspec.structs import replace
 
+from rookery.schemas import native
+
 # A target partition: topic and partition number.
 Destination = tuple[str, int]
 # What goes there: record key and value.
@@ -98,7 +100,7 @@ class DestinationQueue:
             if group.outbox.closed:
                 groups.popleft()
                 continue
-            fitting, size = _fitting(group.messages, size, bytes_max, overhead, not taken)
+            fitting, size = _fit(group.messages, size, bytes_max, overhead, not taken)
             if fitting == len(group.messages):
                 messages.extend(group.messages)
                 taken.append(groups.popleft())
@@ -134,3 +136,7 @@ def _fitting(messages: Sequence[Message], size: int, bytes_max: int, overhead: i
         if size > bytes_max and not (one_goes and not index):
             return index, size
     return len(messages), size
+
+
+_sizes = native.load("rookery.streams.core._sizes")
+_fit = _fitting if _sizes is None else _sizes.fitting

@@ -31,6 +31,10 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.protocol.transaction import InitProducerIdRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
+from rookery.schemas import native
+
+_records = native.load("rookery.streams.kafka._records")
+
 Headers = list[tuple[str, bytes]]
 
 # Sequences are 31 bits and wrap to 0 (the protocol's rule, DefaultRecordBatch.incrementSequence in Kafka).
@@ -76,19 +80,32 @@ class SequencedBatch(BatchBuilder):  # type: ignore[misc]
         self, identity: Identity, records: Iterable[tuple[bytes | None, bytes | None]], headers: Headers
     ) -> None:
         super().__init__(BATCH_BYTES_MAX, 0)
-        # The transactional flag must stay off: with it the broker asks for a transaction that contains the partition.
-        builder = DefaultRecordBatchBuilder(
-            2, 0, 0, identity.producer_id, identity.epoch, identity.sequence, BATCH_BYTES_MAX
-        )
         now = time.time_ns() // 1_000_000
-        append = builder.append
-        count = 0
-        for key, value in records:
-            append(count, now, key, value, headers)
-            count += 1
-        self._builder = builder
-        self._relative_offset = count
+        encode = encode_batch if _records is None else _records.encode_batch
+        # A builder that has built gives what it built, and nothing else: see `BatchBuilder._build`.
+        batch, count = encode(records, headers, now, identity.producer_id, identity.epoch, identity.sequence)
+        self._buffer: bytearray = batch
+        self._relative_offset: int = count
         self._closed = True
+
+
+def encode_batch(
+    records: Iterable[tuple[bytes | None, bytes | None]],
+    headers: Headers,
+    timestamp: int,
+    producer_id: int,
+    epoch: int,
+    sequence: int,
+) -> tuple[bytearray, int]:
+    """A batch of all records, with the same headers and time (milliseconds) on each, and how many they are."""
+    # The transactional flag must stay off: with it the broker asks for a transaction that contains the partition.
+    builder = DefaultRecordBatchBuilder(2, 0, 0, producer_id, epoch, sequence, BATCH_BYTES_MAX)
+    append = builder.append
+    count = 0
+    for key, value in records:
+        append(count, timestamp, key, value, headers)
+        count += 1
+    return builder.build(), count
 
 
 def plain_producer(client_kwargs: Mapping[str, Any], request_timeout: float) -> AIOKafkaProducer:

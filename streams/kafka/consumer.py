@@ -28,8 +28,9 @@ from rookery.schemas.envelope import Priority
 from rookery.schemas.errors import ConfigurationError
 from rookery.streams.engine.engine import Engine
 from rookery.streams.kafka.assignor import NAME
+from rookery.streams.kafka.fetched import read_by_batches
 from rookery.streams.kafka.prefetch import hasten
-from rookery.streams.kafka.reader import leave_as_parsed, stop_consumer
+from rookery.streams.kafka.reader import stop_consumer
 
 if TYPE_CHECKING:
     from rookery.streams.kafka.app import App
@@ -126,7 +127,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
     async def _take(self, consumer: Any, shares: Sequence[Share]) -> dict[TP, Any]:
         fetched: dict[TP, Any] = {}
-        leave_as_parsed(consumer)
+        read_by_batches(consumer)
         for active, records_max in shares:
             if active:  # aiokafka takes no partitions for all
                 fetched |= await self._fetch_records(consumer, active, timeout=0.0, max_records=records_max)

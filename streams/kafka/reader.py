@@ -13,6 +13,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from rookery.schemas.errors import RookeryError
+from rookery.streams.kafka.fetched import read_by_batches
 from rookery.streams.log import OutsideJournal
 
 log = logging.getLogger(__name__)
@@ -167,22 +168,9 @@ async def _poll(consumer: AIOKafkaConsumer) -> dict[TopicPartition, Sequence[Any
 
 
 async def _take(consumer: AIOKafkaConsumer) -> dict[TopicPartition, Sequence[Any]]:
-    leave_as_parsed(consumer)
+    read_by_batches(consumer)
     fetched: dict[TopicPartition, Sequence[Any]] = await consumer.getmany(timeout_ms=0, max_records=RECORDS_MAX)
     return fetched
-
-
-def leave_as_parsed(consumer: AIOKafkaConsumer) -> None:
-    """Take what was fetched so far as aiokafka parsed it: a record has all that we read, and copying it into a
-    ConsumerRecord takes longer than parsing it."""
-    for result in consumer._fetcher._records.values():
-        unread = getattr(result, "_partition_records", None)  # a FetchError has none
-        if unread is not None:
-            unread._consumer_record = _as_parsed
-
-
-def _as_parsed(tp: TopicPartition, record: Any) -> Any:
-    return record
 
 
 async def stop_consumer(consumer: AIOKafkaConsumer, timeout: float) -> None:

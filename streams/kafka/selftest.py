@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.client import AIOKafkaClient
 from aiokafka.consumer.fetcher import Fetcher as PartitionFetcher
-from aiokafka.consumer.fetcher import PartitionRecords
+from aiokafka.consumer.fetcher import FetchResult, PartitionRecords
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.consumer.subscription_state import SubscriptionState
 from aiokafka.producer.message_accumulator import BatchBuilder, MessageAccumulator
@@ -38,10 +38,11 @@ PINNED: Mapping[str, str] = {"aiokafka": "0.14.0", "faust-streaming": "0.15.3", 
 
 TASK = "a task"  # a method that mode starts by itself: Service.task
 PROPERTY = "a property"
+ATTRIBUTE = "an attribute"  # that its class's __init__ sets
 
 
 class Known(NamedTuple):
-    """A method of a class and its parameters without self, or TASK, or PROPERTY."""
+    """A method of a class and its parameters without self, or TASK, PROPERTY or ATTRIBUTE."""
 
     owner: type[Any]
     name: str
@@ -103,11 +104,25 @@ KNOWN = (
     Known(PartitionFetcher, "_create_fetch_waiter", ""),
     Known(PartitionFetcher, "_get_actions_per_node", "assignment"),
     Known(PartitionRecords, "_consumer_record", "tp record"),
+    Known(PartitionRecords, "_unpack_records", ""),
+    *(
+        Known(PartitionRecords, name, ATTRIBUTE)
+        for name in ("_records", "_check_crcs", "_isolation_level", "_records_iterator", "next_fetch_offset")
+    ),
+    Known(FetchResult, "getall", "max_records"),
+    Known(FetchResult, "check_assignment", "tp"),
+    Known(FetchResult, "has_more", ""),
+    Known(FetchResult, "_update_position", ""),
+    Known(FetchResult, "_partition_records", ATTRIBUTE),
+    Known(FetchResult, "_topic_partition", ATTRIBUTE),
     Known(AIOKafkaConsumer, "seek", "partition offset"),
     Known(AIOKafkaConsumer, "getmany", "partitions timeout_ms max_records"),
     # Called by batches, lease, log and reader.
     Known(BatchBuilder, "__init__", "batch_size compression_type is_transactional key_serializer value_serializer"),
     Known(BatchBuilder, "_build", ""),
+    Known(BatchBuilder, "_buffer", ATTRIBUTE),
+    Known(BatchBuilder, "_relative_offset", ATTRIBUTE),
+    Known(BatchBuilder, "_closed", ATTRIBUTE),
     Known(MessageAccumulator, "fail_all", "exception"),
     Known(MessageAccumulator, "add_batch", "builder tp timeout"),
     Known(AIOKafkaProducer, "send_batch", "batch topic partition"),
@@ -135,7 +150,7 @@ def wrong_versions(pinned: Mapping[str, str]) -> list[str]:
 
 
 def wrong_parts(known: Iterable[Known]) -> list[str]:
-    """Methods that are not as we know them, in words."""
+    """Methods and attributes that are not as we know them, in words."""
     return [
         f"{part.owner.__module__}.{part.owner.__name__}.{part.name} is {found} instead of {_call(part.parameters)}"
         for part in known
@@ -151,13 +166,13 @@ def _installed(name: str) -> str:
 
 
 def _call(parameters: str) -> str:
-    return parameters if parameters in (TASK, PROPERTY) else f"({', '.join(parameters.split())})"
+    return parameters if parameters in (TASK, PROPERTY, ATTRIBUTE) else f"({', '.join(parameters.split())})"
 
 
 def _shape(owner: type[Any], name: str) -> str:
     member = inspect.getattr_static(owner, name, None)
     if member is None:
-        return "missing"
+        return ATTRIBUTE if name in owner.__init__.__code__.co_names else "missing"
     if isinstance(member, property):
         return PROPERTY
     if isinstance(member, ServiceTask):

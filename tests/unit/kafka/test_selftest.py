@@ -12,6 +12,9 @@ from rookery.streams.kafka.selftest import KNOWN, PINNED, Known, check, wrong_pa
 
 
 class Changed:
+    def __init__(self) -> None:
+        self.kept = 0
+
     async def renamed(self) -> None: ...
 
     def more(self, batch: Any, topic: str, *, partition: int, idempotent: bool = True) -> None: ...
@@ -33,6 +36,9 @@ def test_a_changed_method_is_named() -> None:
     ]
     assert wrong_parts([Known(Changed, "renamed", selftest.TASK)]) == [
         f"{__name__}.Changed.renamed is () instead of a task"
+    ]
+    assert wrong_parts([Known(Changed, "kept", selftest.ATTRIBUTE), Known(Changed, "lost", selftest.ATTRIBUTE)]) == [
+        f"{__name__}.Changed.lost is missing instead of an attribute"
     ]
     assert wrong_parts(KNOWN) == []
 
