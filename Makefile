@@ -6,6 +6,8 @@
 .PHONY: help setup run test test-fast test-containers chaos kill-table lint format up down status proto bench bench-all image clean
 
 READY := .venv/.ready
+# Compiled by `make setup` where there is a C compiler.
+COMPILED := $(wildcard schemas/_*.px* streams/*/_*.px*)
 PY := .venv/bin/python
 # Like `-m rookery.ops.servers`, but a Ctrl-C while Python is still importing ends it without a traceback.
 SERVERS := $(PY) -c 'import runpy, signal; signal.signal(signal.SIGINT, signal.SIG_DFL); \
@@ -26,7 +28,7 @@ setup: $(READY)  ## make .venv with everything in uv.lock; other targets do it w
 
 # An environment that exists is brought up to date in place, with whatever else was installed in it: asked for a Python
 # at another path, uv would remove it under the processes that run from it.
-$(READY): pyproject.toml uv.lock
+$(READY): pyproject.toml uv.lock hatch_build.py $(COMPILED)
 	@command -v git >/dev/null || { echo "git is missing: install it (apt-get install git, brew install git)"; exit 1; }
 	@for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 		$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null && break; \
@@ -48,9 +50,9 @@ $(READY): pyproject.toml uv.lock
 run: $(READY)  ## the main job on real input: starts a Kafka if none is configured, ends by itself
 	@$(SERVERS) run --kafka -- $(PY) -m examples.flights.run
 
-test: test-fast  ## all tests: the quick ones first, then many cases and seeds, real servers, and built packages
+test: test-fast test-pure  ## all tests: the quick ones first, then many cases and seeds, real servers, and built packages
 	@$(SERVERS) run --kafka -- $(PY) -m pytest -n 5 --dist loadfile --no-loadscope-reorder --hypothesis-profile thorough \
-		-m "(hypothesis or not ($(FAST))) and not containers and not alone"
+		-m "(hypothesis or not ($(FAST))) and not (containers or alone or pure)"
 	@$(PY) -m pytest -m alone tests/cluster
 
 MINUTES := 1
@@ -63,6 +65,9 @@ kill-table: $(READY)  ## each mechanism switched off in turn: the checker of mak
 
 test-fast: $(READY)  ## the quick tests, which need no server: unit, property, contract, some of the simulation
 	@$(PY) -m pytest -n 2 --dist worksteal -m "$(FAST)" $(addprefix --ignore=tests/,cluster containers house)
+
+test-pure: $(READY)  ## the same of the Python twins of what is compiled
+	@ROOKERY_PURE=1 $(PY) -m pytest -n 2 --dist worksteal -m "$(FAST) or pure" $(addprefix --ignore=tests/,cluster containers house)
 
 image: $(READY)  ## build both images, say how large they are, list what is in them in dist/rookery.cdx.json
 	@docker info >/dev/null 2>&1 || { echo "no Docker engine answers: install one, or start it"; exit 1; }
@@ -108,5 +113,5 @@ bench-all: $(READY)  ## all measurements, with other stream processors beside ou
 
 clean:  ## stop servers, remove .venv and everything built, downloaded or cached here
 	@if [ -x $(PY) ] && [ -d .rookery/servers ]; then $(SERVERS) down; fi
-	@rm -rf .venv .rookery dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf .venv .rookery dist schemas/*.so streams/*/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

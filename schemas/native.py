@@ -1,6 +1,7 @@
 """Which compiled modules of the hot path are in use: none where nothing was compiled, or ROOKERY_PURE=1 says so.
 
-Each has a Python twin beside it that does the same more slowly; tests compare the two.
+Each has a Python twin that does the same more slowly, and is what to read first; tests compare the two. A module that
+was compiled but can't be loaded is an error: half of them would be worse than none.
 """
 
 from __future__ import annotations
@@ -18,5 +19,12 @@ def load(name: str) -> ModuleType | None:
         return None
     try:
         return importlib.import_module(name)
-    except ImportError:
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
         return None
+
+
+def in_use() -> bool:
+    """Whether the hot path is compiled here."""
+    return load("rookery.schemas._wire") is not None

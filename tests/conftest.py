@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from rookery.ops import servers
+from rookery.schemas import native
 
 pytest_plugins = ["rookery.testing"]  # the marker `rookery`
 
@@ -27,6 +28,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if any(folder in item.path.parents for folder in APART):
             item.add_marker(pytest.mark.slow)
+        if native.in_use() and item.get_closest_marker("pure"):
+            item.add_marker(pytest.mark.skip(reason="the hot path is compiled: `make test-pure` runs it"))
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 

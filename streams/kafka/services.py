@@ -21,6 +21,7 @@ from mode import Service
 
 from rookery.ops.servers.addresses import is_loopback
 from rookery.ops.settings import Settings
+from rookery.schemas import native
 from rookery.schemas.errors import ConfigurationError, NotBound
 from rookery.streams.client import Client
 from rookery.streams.core.store import in_memory
@@ -137,6 +138,7 @@ class EngineService(Service):
         made = await topics.ensure(settings, app.client_kwargs)
         if made:
             log.info("made topics: %s", ", ".join(made))
+        log.info("the hot path is %s", "compiled" if native.in_use() else "pure Python: docs/performance.md says why")
         self._log = KafkaLog(app.topic_names, app.client_kwargs)
         await self._log.start()
         await self._log.check_fence()

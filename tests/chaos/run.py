@@ -138,6 +138,8 @@ class Run:
             "CHAOS_COMPACTION": "1" if plan.compaction else "",
             "CHAOS_LINKS": json.dumps(self._ports.get(worker, {})),
             "CHAOS_OFF": plan.off,
+            # What is switched off are parts of the Python twins.
+            **({"ROOKERY_PURE": "1"} if plan.off else {}),
         }
 
     def _start_proxy(self, workers: Sequence[str]) -> dict[str, dict[str, int]]:
