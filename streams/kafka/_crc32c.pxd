@@ -1,4 +1,4 @@
-# CRC-32C of a stretch of memory: by the processor's own instruction where it has one, which takes a quarter of the time
+# CRC-32C of a stretch of memory: by the processor's own instruction where it has one, which takes a fifth of the time
 # of aiokafka's tables, else by tables.
 
 from libc.stdint cimport uint32_t

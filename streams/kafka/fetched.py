@@ -7,6 +7,7 @@ as it does there. Batches without compression are parsed by `_records` where tha
 
 from __future__ import annotations
 
+import struct
 import sys
 import weakref
 from inspect import GEN_CREATED, getgeneratorstate
@@ -21,8 +22,9 @@ from aiokafka.record.memory_records import MemoryRecords
 from rookery.schemas import native
 
 _records = native.load("rookery.streams.kafka._records")
-# Of a record batch: the length of what follows it ends here.
+# Where in a record batch the length of what follows it begins and ends.
 LENGTH_AT, LENGTH_END = 8, 12
+_length = struct.Struct(">i").unpack_from
 
 
 class KeptRecords(MemoryRecords):  # type: ignore[misc]
@@ -37,8 +39,8 @@ class KeptRecords(MemoryRecords):  # type: ignore[misc]
         """The next batch, or None; raises CorruptRecordException."""
         batch = super().next_batch()
         if batch is not None:
-            self.start, length_at = self.end, self.end + LENGTH_AT
-            self.end += LENGTH_END + int.from_bytes(self.data[length_at : self.end + LENGTH_END])
+            self.start = self.end
+            self.end += LENGTH_END + _length(self.data, self.start + LENGTH_AT)[0]
         return batch
 
 
