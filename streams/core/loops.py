@@ -88,9 +88,7 @@ def take(finished: deque[Finished], turns: list[Finished], turns_max: int, size:
     return size
 
 
-def number(
-    turns: Iterable[Finished], source: int, sequence: int, released: dict[Destination, list[Message]]
-) -> int:
+def number(turns: Iterable[Finished], source: int, sequence: int, released: dict[Destination, list[Message]]) -> int:
     """Seal the messages of turns in commit order and group them by destination; returns the next sequence."""
     for turn in turns:
         for message in turn.sent:
