@@ -1,7 +1,7 @@
 """Finished turns on their way into commit batches, in the order in which they ended.
 
-While the outbox ring is full, turns that send stay here, and with them everything that their agents did after (R7). They
-are set aside when they are first met, since a backlog of many batches must not be looked through for each of them.
+While the outbox ring is full, turns that send stay here, and with them everything that their agents did after (R7).
+They are set aside when they are first met: a backlog of many batches must not be looked through for each of them.
 """
 
 from collections import deque

@@ -20,7 +20,7 @@ from rookery.streams.core.runqueue import RunQueue
 from rookery.streams.log import Record
 
 
-def admit(  # noqa: PLR0913, PLR0917 - an object for them would be made for each fetch
+def admit(
     progress: LaneProgress,
     records: Sequence[Record],
     at: int,
@@ -55,7 +55,7 @@ def admit(  # noqa: PLR0913, PLR0917 - an object for them would be made for each
     return len(records)
 
 
-def deliver(  # noqa: PLR0913, PLR0917 - see above
+def deliver(
     items: Iterable[Item],
     lane: int,
     mailboxes: Mapping[str, Mailbox],

@@ -190,7 +190,7 @@ cdef class Slice:
             mailbox.runner = me
             begun = self.turn(mailbox, lane, &now)
             if begun is not None:
-                return mailbox, lane, begun, now
+                return mailbox, lane, None if begun is False else begun, now
             mailbox.running = False
             if not mailbox.closed:
                 if mailbox.high.size():

@@ -108,7 +108,6 @@ class Engine:
             self.watch,
             clock,
             settings.concurrency_max,
-            self.turns.go_on,
             step,
         )
         wake = self.pool.wake

@@ -31,7 +31,8 @@ DRAINED, OVER, CHANGED = 0, 1, 2
 Stepped = tuple[Mailbox | None, int, Any, float]
 # From the runner, its context, now, and the end of its slice.
 Step = Callable[[asyncio.Task[None] | None, Context, float, float], Stepped]
-GoOn = Callable[[Mailbox, int, Any, float], Awaitable[float]]
+# What begins, or goes on with, the turn that `step` gives; returns the time at its end.
+RunTurn = Callable[[Mailbox, int, float, Any], Awaitable[float]]
 
 
 class Pool:
@@ -40,21 +41,19 @@ class Pool:
     def __init__(
         self,
         queue: RunQueue,
-        run_turn: Callable[[Mailbox, int, float], Awaitable[float]],
+        run_turn: RunTurn,
         pause: Callable[[bool], None],
         watch: Callable[[asyncio.Task[None]], None],
         clock: Callable[[], float],
         concurrency_max: int,
-        go_on: GoOn | None = None,
         step: Step | None = None,
     ) -> None:
-        """`run_turn(mailbox, lane, now)` returns the time at its end and never raises but on cancellation of the pool;
+        """`run_turn(mailbox, lane, now, begun)` never raises but on cancellation of the pool;
         `pause(drained)` is called whenever a runner is about to give way: `drained` tells that no ready work is left.
         `watch` is told of ended runners; `clock` is monotonic seconds. `step` runs turns that need no await and says
-        which one does, and `go_on` goes on with a turn that `step` has begun (see `_slice.pyx`)."""
+        which one does (see `_slice.pyx`)."""
         self._queue = queue
         self._run_turn = run_turn
-        self._go_on: GoOn = go_on or _never
         self._step: Step = step or self._take
         self._pause = pause
         self._watch = watch
@@ -157,9 +156,9 @@ class Pool:
             task.add_done_callback(lambda _: self._let_return())
             task.add_done_callback(self._watch)
 
-    async def _run(self) -> None:  # noqa: C901 - what is split off costs each turn a call
+    async def _run(self) -> None:  # noqa: C901, PLR0912 - what is split off costs each turn a call
         me, clean = asyncio.current_task(), copy_context()
-        queue, run_turn, go_on, step = self._queue, self._run_turn, self._go_on, self._step
+        queue, run_turn, step = self._queue, self._run_turn, self._step
         while not self._closed:
             now = self._clock()
             slice_end = now + SLICE_SECONDS
@@ -174,7 +173,7 @@ class Pool:
                     if lane == OVER:
                         break
                     continue
-                now = await (go_on(mailbox, lane, begun, now) if begun else run_turn(mailbox, lane, now))
+                now = await run_turn(mailbox, lane, now, begun)
                 mailbox.running = False
                 if not mailbox.closed:
                     low, normal, high = mailbox.lanes
@@ -241,7 +240,3 @@ class Pool:
             _, left = await asyncio.wait(self._runners, timeout=timeout)
             if left:
                 log.warning("%d handlers ignore their cancellation and are left behind", len(left))
-
-
-async def _never(mailbox: Mailbox, lane: int, begun: Any, now: float) -> float:
-    raise NotImplementedError(f"nothing is begun of a turn of {mailbox.address}")

@@ -95,13 +95,14 @@ class TurnRunner:
         step: Step = usual.run
         return step
 
-    async def run(  # noqa: C901 - what is split off costs each turn a call
-        self, mailbox: Mailbox, lane: int, started: float
-    ) -> float:
-        """Run the turn of the first message of a lane; `started` is now, and so is what it returns, on the clock.
+    async def run(self, mailbox: Mailbox, lane: int, started: float, begun: Awaitable[Any] | None = None) -> float:
+        """Run the turn of the first message of a lane; `started` is now, and so is what it returns, on the clock. With
+        `begun` a compiled step has begun it, and this is the rest of its handler.
 
         Never raises, but for the cancellation of a runner at rest.
         """
+        if begun is not None:
+            return await self._go_on(mailbox, lane, begun, started)
         partition = self._partition_of(mailbox.partition)
         if partition is None:
             return started
@@ -141,8 +142,7 @@ class TurnRunner:
             return self.end_failed(partition, mailbox, lane, item, error, started, fresh)
         return self._end(partition, mailbox, lane, started, finished, failed=False)
 
-    async def go_on(self, mailbox: Mailbox, lane: int, begun: Awaitable[Any], started: float) -> float:
-        """Go on with a turn that a slice has begun."""
+    async def _go_on(self, mailbox: Mailbox, lane: int, begun: Awaitable[Any], started: float) -> float:
         partition, item = self._partition_of(mailbox.partition), mailbox.current
         if partition is None or item is None:
             raise RuntimeError(f"a turn of {mailbox.address} goes on that was not begun")
@@ -152,14 +152,12 @@ class TurnRunner:
             return self.end_failed(partition, mailbox, lane, item, error, started)
         return self._end(partition, mailbox, lane, started, finished, failed=False)
 
-    def end(  # noqa: PLR0913, PLR0917 - a turn has so many parts
-        self, partition: Partition, mailbox: Mailbox, lane: int, item: Item, result: Any, started: float
-    ) -> float:
+    def end(self, partition: Partition, mailbox: Mailbox, lane: int, item: Item, result: Any, started: float) -> float:
         """End a turn whose handler returned in a slice; returns now."""
         finished = self._effects(partition, mailbox, lane, item, result)
         return self._end(partition, mailbox, lane, started, finished, failed=False)
 
-    def end_failed(  # noqa: PLR0913, PLR0917 - see above
+    def end_failed(
         self,
         partition: Partition,
         mailbox: Mailbox,
@@ -169,7 +167,7 @@ class TurnRunner:
         started: float,
         fresh: bool = False,
     ) -> float:
-        """End a turn that failed; `fresh`: it made the agent. Returns now. Raises the cancellation of the pool's end."""
+        """End a turn that failed; `fresh`: it made the agent. Returns now. Raises what cancels the pool."""
         finished = None
         if failed := not mailbox.closed:
             if self.stopping and isinstance(error, asyncio.CancelledError):
@@ -177,7 +175,7 @@ class TurnRunner:
             finished = self._fail(partition, mailbox, lane, item, error, fresh)
         return self._end(partition, mailbox, lane, started, finished, failed)
 
-    def _end(  # noqa: PLR0913, PLR0917 - see above
+    def _end(
         self,
         partition: Partition,
         mailbox: Mailbox,

@@ -92,7 +92,7 @@ async def test_a_runner_has_nothing_of_whoever_queued_the_work() -> None:
     """The function of a step, or a handler with variables of its own, may be what queues it."""
     queue, seen = RunQueue(), list[Any]()
 
-    async def run_turn(mailbox: Mailbox, lane: int, now: float) -> float:
+    async def run_turn(mailbox: Mailbox, lane: int, now: float, begun: Any = None) -> float:
         mailbox.lanes[lane].popleft()
         seen.append(request.get())
         return now

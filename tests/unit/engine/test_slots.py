@@ -97,7 +97,7 @@ async def test_a_turn_that_is_cancelled_on_its_way_back_leaves_the_slot_to_the_n
     queue, ended, failures = RunQueue(), list[str](), list[asyncio.Task[None]]()
     events = {name: asyncio.Event() for name in ("lent", "busy", "next")}
 
-    async def run_turn(mailbox: Mailbox, lane: int, now: float) -> float:
+    async def run_turn(mailbox: Mailbox, lane: int, now: float, begun: Any = None) -> float:
         mailbox.lanes[lane].popleft()
         if mailbox.address != "busy":
             pool.give_back()
