@@ -11,6 +11,7 @@ import re
 import struct
 from functools import lru_cache
 
+from rookery.schemas import native
 from rookery.schemas.errors import InvalidAddress
 
 KEY_BYTES_MAX = 200
@@ -95,3 +96,8 @@ def murmur2(data: bytes) -> int:
         h = (h ^ int.from_bytes(rest, "little")) * m & _U32
     h = (h ^ h >> 13) * m & _U32
     return h ^ h >> 15
+
+
+parse_pure, partition_of_pure, murmur2_pure = parse, partition_of, murmur2
+if (_compiled := native.load("rookery.schemas._address")) is not None:
+    parse, partition_of, murmur2 = _compiled.parse, _compiled.partition_of, _compiled.murmur2

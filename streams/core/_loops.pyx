@@ -5,6 +5,8 @@ from rookery.schemas._wire cimport DELIVERED, Frame, decode_frame, sealed
 from rookery.streams.core._mailboxes cimport Finished, Item, Mailbox, RunQueue, Sent, Waiting
 from rookery.streams.core._progress cimport LaneProgress
 
+from heapq import nsmallest
+
 from rookery.schemas.errors import EnvelopeError
 
 
@@ -113,3 +115,17 @@ def acknowledge(list turns, ledgers):
                 ledgers.settled(mailbox)
         if turn.acked is not None:
             turn.acked()
+
+
+def idle(mailboxes, double before, Py_ssize_t excess):
+    """See loops.idle."""
+    cdef Mailbox mailbox
+    cdef list found = [], late = []
+    for mailbox in mailboxes:
+        if mailbox.is_idle():
+            (found if mailbox.used_at <= before else late).append((mailbox.used_at, len(found) + len(late), mailbox))
+    excess -= len(found)
+    if excess > 0:
+        found += nsmallest(excess, late) if excess * 4 < len(late) else sorted(late)[:excess]
+    found.sort()
+    return [mailbox for _, _, mailbox in found]

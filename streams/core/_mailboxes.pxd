@@ -17,14 +17,15 @@ cdef class Mailbox:
     cdef readonly str address
     cdef readonly bytes key
     cdef readonly int partition
-    cdef readonly tuple lanes
     cdef Waiting low, normal, high
-    cdef public list queued
+    cdef bint[3] in_queue
     cdef public bint running, closed, held, unborn, stopped
     cdef public int unsettled, current_lane
     cdef public double used_at
     cdef public object first_lane, ledger, current, kind_name, kind, agent, context, state, runner
     cdef Waiting lane(self, int number)
+    cdef bint waits(self, int number) noexcept
+    cdef bint is_idle(self) noexcept
 
 
 cdef class Sent:

@@ -118,23 +118,55 @@ cdef class Mailbox:
         self.address = address
         self.key = address.encode()
         self.partition = partition
-        self.low, self.normal, self.high = Waiting(), Waiting(), Waiting()
-        self.lanes = (self.low, self.normal, self.high)
-        self.queued = [False, False, False]
         self.kind_name = ""
 
+    # Most agents are written to with one priority, and what comes and goes by the hundred thousand must be small.
     cdef Waiting lane(self, int number):
         if number == 1:
+            if self.normal is None:
+                self.normal = Waiting()
             return self.normal
-        return self.low if number == 0 else self.high
+        if number == 0:
+            if self.low is None:
+                self.low = Waiting()
+            return self.low
+        if self.high is None:
+            self.high = Waiting()
+        return self.high
+
+    cdef bint waits(self, int number) noexcept:
+        """Whether a lane holds something."""
+        if number == 1:
+            return self.normal is not None and self.normal.size() > 0
+        if number == 0:
+            return self.low is not None and self.low.size() > 0
+        return self.high is not None and self.high.size() > 0
+
+    @property
+    def lanes(self):
+        """The three queues, by lane."""
+        return self.lane(0), self.lane(1), self.lane(2)
+
+    @property
+    def queued(self):
+        """Whether the run queue holds it, by lane."""
+        return [bool(self.in_queue[number]) for number in range(3)]
 
     def __len__(self):
-        return self.low.size() + self.normal.size() + self.high.size()
+        return sum([self.lane(number).size() for number in range(3) if self.waits(number)])
 
     @property
     def idle(self):
         """Nothing waits, nothing runs, nothing is on its way to the journal: memory can be freed."""
-        return not self.running and not self.unsettled and not len(self) and self.ledger is None
+        return self.is_idle()
+
+    cdef bint is_idle(self) noexcept:
+        return (
+            not self.running
+            and not self.unsettled
+            and not (self.waits(1) or self.waits(0) or self.waits(2))
+            and self.ledger is None
+        )
 
 
 @cython.final
@@ -236,15 +268,15 @@ cdef class RunQueue:
 
     cpdef void push(self, Mailbox mailbox, int lane):
         """Queue a mailbox for the work in one of its lanes; again has no effect until it was popped."""
-        if not mailbox.queued[lane]:
-            mailbox.queued[lane] = True
+        if not mailbox.in_queue[lane]:
+            mailbox.in_queue[lane] = True
             self.queue(lane).push(mailbox)
 
     def push_waiting(self, Mailbox mailbox):
         """Queue a mailbox for every lane in which something waits."""
         cdef int lane
         for lane in range(3):
-            if mailbox.lane(lane).size():
+            if mailbox.waits(lane):
                 self.push(mailbox, lane)
 
     cdef Mailbox take(self, int* lane):
@@ -260,8 +292,8 @@ cdef class RunQueue:
             lane[0] = LANE_NEXT[waiting][self.turn]
             self.turn = PLACE_NEXT[waiting][self.turn]
             mailbox = self.queue(lane[0]).popleft()
-            mailbox.queued[lane[0]] = False
-            if mailbox.lane(lane[0]).size() and not (mailbox.running or mailbox.held or mailbox.closed):
+            mailbox.in_queue[lane[0]] = False
+            if mailbox.waits(lane[0]) and not (mailbox.running or mailbox.held or mailbox.closed):
                 return mailbox
 
     def pop(self):

@@ -133,6 +133,17 @@ def acknowledge(turns: Iterable[Finished], ledgers: Ledgers) -> None:
             turn.acked()
 
 
+def idle(mailboxes: Iterable[Mailbox], before: float, excess: int) -> list[Mailbox]:
+    """The agents that idle: all that were used last at `before` or earlier, in any case the `excess` that have idled
+    longest; in the order of their last use."""
+    found = sorted((mailbox for mailbox in mailboxes if mailbox.idle), key=_used_at)
+    return [mailbox for index, mailbox in enumerate(found) if index < excess or mailbox.used_at <= before]
+
+
+def _used_at(mailbox: Mailbox) -> float:
+    return mailbox.used_at
+
+
 if (_compiled := native.load("rookery.streams.core._loops")) is not None:
     admit, deliver, take = _compiled.admit, _compiled.deliver, _compiled.take
-    number, settle, acknowledge = _compiled.number, _compiled.settle, _compiled.acknowledge
+    number, settle, acknowledge, idle = _compiled.number, _compiled.settle, _compiled.acknowledge, _compiled.idle

@@ -6,6 +6,7 @@ taken, and left to them; a handler that has to wait is handed to them with what 
 """
 
 cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_XDECREF
 from libc.stdint cimport int64_t
@@ -14,14 +15,18 @@ from rookery.schemas._wire cimport CLOSED, OPEN, Frame, body_of
 from rookery.streams.core._mailboxes cimport Finished, Item, Mailbox, RunQueue, Sent, Waiting
 
 from asyncio import CancelledError
+from functools import partial
 from inspect import isawaitable
 from types import CoroutineType, GeneratorType
 
+from msgspec import UNSET
+
 from rookery.agents import guard
-from rookery.agents.effects import Outgoing, reply_body
+from rookery.agents.effects import TurnContext, reply_body
 from rookery.schemas import payload as codecs
 from rookery.schemas.envelope import SEAL_BYTES
-from rookery.schemas.errors import BatchTooLarge
+from rookery.schemas.errors import BatchTooLarge, UnknownAgentType
+from rookery.schemas.journal import FORMAT
 from rookery.schemas.system import ASK_PREFIX, REPLY
 from rookery.streams.engine.pool import CHANGED, DRAINED, OVER
 
@@ -44,6 +49,9 @@ cdef enum:
     FIELDS_MAX = 64
     TYPES_MAX = 4_096
 
+    HEAD_BYTES = 8  # of an agent's record: format, flags, version of 4, size of its type of 2; see journal.py
+
+cdef int FORMAT_NUMBER = FORMAT
 cdef object GUARD = guard.ATTRIBUTE
 cdef Py_ssize_t SEAL_SIZE = SEAL_BYTES
 
@@ -111,17 +119,18 @@ cdef class Handling:
 cdef class Plan:
     """What the turns of one agent type need of it."""
 
-    cdef object kind, struct, encode
+    cdef object kind, cls, struct, encode, decode
     cdef dict handlings
     cdef tuple fields
     cdef bytes record_head
-    cdef bint timed
+    cdef bint timed, hooked
 
     def __init__(self, kind):
-        self.kind = kind
+        self.kind, self.cls, self.hooked = kind, kind.cls, kind.has_activate
         self.handlings = {name: Handling(kind.find(name)) for name in kind.message_types}
         schema = kind.schema
         self.struct, self.encode, self.fields = schema.struct, schema.encode, schema.fields
+        self.decode = schema.decode
         self.record_head = kind.record_head
         self.timed = kind.timeout is not None or len(self.fields) > FIELDS_MAX
 
@@ -150,28 +159,43 @@ cdef class Plan:
         return self.kind.dump(agent)
 
 
+    cdef object make(self, context, bytes state):
+        """A new agent with this state, or None for the defaults; see AgentType.create and load."""
+        agent = self.cls(context)
+        cdef dict attributes = agent.__dict__
+        stored = self.decode(state)
+        for field in self.fields:
+            attributes[field] = getattr(stored, field)
+        guarded = getattr(stored, GUARD)
+        if guarded is not UNSET:
+            attributes[GUARD] = guarded
+        return agent
+
+
 @cython.final
 cdef class Slice:
     """Runs turns until there are no more, the time is up, or Python has to look."""
 
-    cdef object turns, router, now_ns, clock, new_id, observe, partition_of
+    cdef object turns, registry, router, now_ns, clock, new_id, observe, partition_of
     cdef RunQueue queue
-    cdef dict plans, encoders, clients
+    cdef dict plans, named, encoders, clients
     cdef tuple routes
-    cdef Py_ssize_t body_max, size_max
+    cdef bytes stored
+    cdef Py_ssize_t bytes_max, body_max, size_max
 
     def __init__(
-        self, turns, router, RunQueue queue, partition_of, now_ns, clock, new_id, observe,
+        self, turns, registry, router, RunQueue queue, partition_of, now_ns, clock, new_id, observe,
         Py_ssize_t message_bytes_max, Py_ssize_t batch_bytes_max,
     ):
         """The parts of a TurnRunner, and the run queue; a turn that adds more than a quarter of a batch is unusual."""
-        self.turns, self.router, self.queue = turns, router, queue
+        self.turns, self.registry, self.router, self.queue = turns, registry, router, queue
         self.partition_of = partition_of
         self.now_ns, self.clock, self.new_id, self.observe = now_ns, clock, new_id, observe
         self.clients, self.routes = router.clients, router.routes
+        self.bytes_max = message_bytes_max
         self.body_max = message_bytes_max - SEAL_SIZE
         self.size_max = batch_bytes_max // 4
-        self.plans, self.encoders = {}, {}
+        self.plans, self.named, self.encoders = {}, {}, {}
 
     def run(self, me, clean, double now, double end):
         """Run turns in the task `me` until `end`, on the clock; `clean` is the context that they begin in.
@@ -193,11 +217,11 @@ cdef class Slice:
                 return mailbox, lane, None if begun is False else begun, now
             mailbox.running = False
             if not mailbox.closed:
-                if mailbox.high.size():
+                if mailbox.waits(2):
                     queue.push(mailbox, 2)
-                if mailbox.normal.size():
+                if mailbox.waits(1):
                     queue.push(mailbox, 1)
-                if mailbox.low.size():
+                if mailbox.waits(0):
                     queue.push(mailbox, 0)
             context = PyContext_CopyCurrent()
             try:
@@ -220,20 +244,23 @@ cdef class Slice:
         cdef Handling handling
         cdef PyObject* result = NULL
         cdef PySendResult outcome
-        if mailbox.agent is None or mailbox.first_lane is not None or mailbox.ledger is not None:
-            return False
-        if item.record is None:
-            return False
-        frame = item.envelope
-        plan = self.plans.get(mailbox.kind)
-        if plan is None:
-            plan = self.plans[mailbox.kind] = Plan(mailbox.kind)
-        handling = plan.handling(frame.type)
-        if handling is None or frame.deadline or plan.timed:
+        if mailbox.first_lane is not None or mailbox.ledger is not None or item.record is None:
             return False
         partition = self.partition_of(mailbox.partition)
         if partition is None:
             return None
+        frame = item.envelope
+        if mailbox.agent is not None:
+            plan = self.plan_of(mailbox.kind)
+        else:
+            plan = self.plan_asleep(partition, mailbox)
+            if plan is None or plan.hooked:
+                return False
+        handling = plan.handling(frame.type)
+        if handling is None or frame.deadline or plan.timed:
+            return False
+        if mailbox.agent is None and not self.wake(partition, mailbox, plan, self.stored):
+            return False
         waiting.popleft()
         mailbox.current, mailbox.current_lane = item, lane
         context = mailbox.context
@@ -265,6 +292,60 @@ cdef class Slice:
         now[0] = mailbox.used_at = self.clock()
         self.observe(mailbox, lane, now[0] - started, False)
         return None
+
+    cdef Plan plan_of(self, kind):
+        cdef Plan plan = self.plans.get(kind)
+        if plan is None:
+            plan = self.plans[kind] = Plan(kind)
+        return plan
+
+    cdef Plan plan_asleep(self, partition, Mailbox mailbox):
+        """The plan for an agent that is not in memory; its state is in `stored` then, None if it has none yet. None if it
+        is unusual: it was stopped, is to be spawned, of an unknown type, or damaged."""
+        cdef const unsigned char* head
+        cdef Py_ssize_t size, end
+        cdef bytes stored
+        if mailbox.state is not None or mailbox.stopped:
+            return None
+        stored = partition.store.get(mailbox.key)
+        self.stored = None
+        if stored is None:
+            size = mailbox.address.find("/")
+            if size < 0:
+                return None
+            return self.plan_named(mailbox.address[:size])
+        size = PyBytes_GET_SIZE(stored)
+        head = <const unsigned char*>PyBytes_AS_STRING(stored)
+        if size < HEAD_BYTES or head[0] != FORMAT_NUMBER or head[1]:
+            return None
+        end = HEAD_BYTES + (head[6] | head[7] << 8)
+        if end > size:
+            return None
+        self.stored = stored[end:size]
+        return self.plan_named(stored[HEAD_BYTES:end].decode())
+
+    cdef Plan plan_named(self, str name):
+        cdef Plan plan = self.named.get(name)
+        if plan is None:
+            try:
+                plan = self.named[name] = self.plan_of(self.registry.get(name))
+            except UnknownAgentType:
+                return None  # Python says so
+        return plan
+
+    cdef bint wake(self, partition, Mailbox mailbox, Plan plan, bytes state) except -1:
+        """See TurnRunner._activate; False if Python has to say what is wrong."""
+        open_steps = partial(self.turns.open_steps, partition, mailbox)
+        context = TurnContext(mailbox.address, self.new_id, self.bytes_max, open_steps)
+        try:
+            agent = plan.make(context, state)
+            if state is None:
+                state = plan.dump(agent)
+        except Exception:
+            return False
+        mailbox.kind, mailbox.context = plan.kind, context
+        mailbox.agent, mailbox.state = agent, state
+        return True
 
     cdef int finish(
         self, partition, Mailbox mailbox, int lane, Item item, Frame frame, Plan plan, context, answer

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from rookery.streams.core.mailbox import Mailbox
+from rookery.streams.core import loops
 from rookery.streams.engine.adoption import Adoption
 
 if TYPE_CHECKING:
@@ -16,12 +16,10 @@ log = logging.getLogger(__name__)
 
 # Between two rounds, seconds.
 TICK_SECONDS = 0.5
+# Agents that are sent away before turns go on.
+AT_ONCE = 1_000
 # A recovery that takes long says how far it is this often, in seconds.
 RECOVERY_TOLD_SECONDS = 5.0
-
-
-def _used_at(mailbox: Mailbox) -> float:
-    return mailbox.used_at
 
 
 class Housekeeping:
@@ -68,16 +66,19 @@ class Housekeeping:
         """Free the memory of agents that were idle for `passivate_after`, or the longest if there are too many."""
         engine = self._engine
         settings, partitions = engine.settings, engine.running_partitions()
-        live = sum(len(partition.mailboxes) for partition in partitions)
+        excess = sum(len(partition.mailboxes) for partition in partitions) - settings.activations_max
         for partition in partitions:
-            excess = live > settings.activations_max
-            for mailbox in sorted((m for m in partition.mailboxes.values() if m.idle), key=_used_at):
-                if mailbox.closed or not mailbox.idle:  # hooks of others were awaited meanwhile
+            idle = loops.idle(partition.mailboxes.values(), now - settings.passivate_after, excess)
+            excess -= len(idle)
+            for number, mailbox in enumerate(idle, start=1):
+                if not number % AT_ONCE:
+                    await asyncio.sleep(0)
+                if mailbox.closed or not mailbox.idle:  # turns have gone on, or a hook was awaited meanwhile
                     continue
-                if now - mailbox.used_at >= settings.passivate_after or excess:
-                    live -= 1
-                    excess = live > settings.activations_max
-                    await engine.turns.passivate(partition, mailbox)
-                    if len(mailbox):
-                        engine.queue.push_waiting(mailbox)
-                        engine.pool.wake()
+                if mailbox.agent is None or not mailbox.kind.has_passivate:
+                    engine.turns.forget(partition, mailbox)
+                    continue
+                await engine.turns.passivate(partition, mailbox)
+                if len(mailbox):
+                    engine.queue.push_waiting(mailbox)
+                    engine.pool.wake()

@@ -237,8 +237,9 @@ class Ownership:
         if self.partition is None:
             return
         age, due = now - self._claimed_at, self._engine.settings.lease_renewal
-        idle = all(mailbox.idle for mailbox in self.partition.mailboxes.values())
-        if age >= due * 1.5 or (age >= due and idle and self.is_settled):
+        if age < due:
+            return
+        if age >= due * 1.5 or (self.is_settled and all(m.idle for m in self.partition.mailboxes.values())):
             self.lost("time to renew it")
 
     # -- commits ------------------------------------------------------------------------------------------------------

@@ -82,6 +82,7 @@ class TurnRunner:
             return None
         usual = module.Slice(
             self,
+            self._registry,
             self._router,
             queue,
             self._partition_of,
@@ -251,7 +252,7 @@ class TurnRunner:
                 raise NotSpawned(mailbox.address, 0.0)  # its spawn came and was refused
             kind = self._registry.get(name)
             state = None
-        open_steps = partial(self._open_steps, partition, mailbox)
+        open_steps = partial(self.open_steps, partition, mailbox)
         context = TurnContext(mailbox.address, self._new_id, self._message_bytes_max, open_steps)
         agent = kind.create(context)
         if state is None:
@@ -288,7 +289,7 @@ class TurnRunner:
             partition.stopped(mailbox, lane, item.offset)
         return finished
 
-    def _open_steps(self, partition: Partition, mailbox: Mailbox) -> TurnSteps:
+    def open_steps(self, partition: Partition, mailbox: Mailbox) -> TurnSteps:
         item = mailbox.current
         if item is None or mailbox.closed:
             raise OutsideTurn(mailbox.address, "a step or ask")
@@ -362,18 +363,22 @@ class TurnRunner:
             return self._failures.failed(partition, mailbox, lane, item, worse)
 
     async def passivate(self, partition: Partition, mailbox: Mailbox) -> None:
-        """Free the memory of an idle agent; its state is in the store. What arrives meanwhile activates it again."""
-        if mailbox.agent is not None and mailbox.kind.has_passivate:
-            mailbox.running = True  # no turn may start while the hook runs
-            mailbox.runner = None
-            try:
-                async with asyncio.timeout(PASSIVATE_SECONDS_MAX):
-                    result: Any = mailbox.agent.on_passivate()
-                    if isawaitable(result):
-                        await result
-            except Exception:
-                log.exception("on_passivate of %s failed", mailbox.address)
-            mailbox.running = False
+        """Call the hook of an idle agent, then free its memory. What arrives meanwhile activates it again."""
+        mailbox.running = True  # no turn may start while the hook runs
+        mailbox.runner = None
+        try:
+            async with asyncio.timeout(PASSIVATE_SECONDS_MAX):
+                result: Any = mailbox.agent.on_passivate()
+                if isawaitable(result):
+                    await result
+        except Exception:
+            log.exception("on_passivate of %s failed", mailbox.address)
+        mailbox.running = False
+        self.forget(partition, mailbox)
+
+    @staticmethod
+    def forget(partition: Partition, mailbox: Mailbox) -> None:
+        """Free the memory of an idle agent; its state is in the store."""
         mailbox.agent = None
         if mailbox.idle and not mailbox.closed:
             mailbox.closed = True
