@@ -18,6 +18,7 @@ settings.register_profile("quick", max_examples=15, deadline=None, suppress_heal
 settings.register_profile("thorough", parent=settings.get_profile("quick"), max_examples=200)
 settings.load_profile("quick")
 
+NOT_COMPILED = "nothing is compiled: there was no C compiler, or ROOKERY_PURE=1 says so"
 # `make test-fast` does not even import these, so nothing in them is quick.
 APART = [Path(__file__).parent / name for name in ("cluster", "containers", "house")]
 
@@ -28,8 +29,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if any(folder in item.path.parents for folder in APART):
             item.add_marker(pytest.mark.slow)
-        if native.in_use() and item.get_closest_marker("pure"):
-            item.add_marker(pytest.mark.skip(reason="the hot path is compiled: `make test-pure` runs it"))
+        needed, reason = ("pure", "`make test-pure` runs it") if native.in_use() else ("compiled", NOT_COMPILED)
+        if item.get_closest_marker(needed):
+            item.add_marker(pytest.mark.skip(reason=reason))
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 

@@ -7,6 +7,7 @@ them, so that a store on disk that lost its end in a crash is still a true pictu
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple, Protocol
 
+from rookery.schemas import native
 from rookery.schemas.journal import CELL_MARK, is_retired
 
 _CONTROL = 0x7E  # "~": a claim, a position or a slot; no address begins with it
@@ -87,18 +88,7 @@ class MemoryStore(dict[bytes, bytes]):
 
     def apply(self, changes: Mapping[bytes, bytes | None], mark: Mark, *, at_end: bool = False) -> None:
         """See `Store.apply`."""
-        control = self._control
-        for key, value in changes.items():
-            if key[0] != _CONTROL:
-                if value is None:
-                    self.pop(key, None)
-                else:
-                    self[key] = value
-            elif control is not None:
-                if value is None:
-                    control.pop(key, None)
-                else:
-                    control[key] = value
+        _apply(self, self._control, changes)
         self.mark = mark
 
     def control(self) -> dict[bytes, bytes]:
@@ -121,6 +111,24 @@ class MemoryStore(dict[bytes, bytes]):
         """See `Store.wipe`."""
         self.clear()
         self.mark, self._control = Mark(), {}
+
+
+def _apply(
+    store: dict[bytes, bytes], control: dict[bytes, bytes] | None, changes: Mapping[bytes, bytes | None]
+) -> None:
+    """Take changes into one of two dicts; without the second what would go there is forgotten."""
+    for key, value in changes.items():
+        place = store if key[0] != _CONTROL else control
+        if place is None:
+            continue
+        if value is None:
+            place.pop(key, None)
+        else:
+            place[key] = value
+
+
+if (_compiled := native.load("rookery.streams.core._stores")) is not None:
+    _apply = _compiled.apply
 
 
 def _never(error: Exception) -> None:

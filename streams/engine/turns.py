@@ -290,6 +290,7 @@ class TurnRunner:
         return finished
 
     def open_steps(self, partition: Partition, mailbox: Mailbox) -> TurnSteps:
+        """Begin the log of the turn in hand; raises OutsideTurn."""
         item = mailbox.current
         if item is None or mailbox.closed:
             raise OutsideTurn(mailbox.address, "a step or ask")

@@ -224,7 +224,7 @@ def _crc() -> None:
 
     from rookery.schemas.envelope_pb2 import Envelope
     from rookery.schemas.errors import Undecodable
-    from rookery.streams.core import partition
+    from rookery.streams.core import loops
     from rookery.streams.engine import inbound, turns
 
     def trusting(data: bytes | None) -> Envelope:
@@ -233,7 +233,7 @@ def _crc() -> None:
         except DecodeError as error:
             raise Undecodable(str(error)) from None
 
-    for module in (partition, inbound, turns):
+    for module in (loops, inbound, turns):
         module.decode = trusting  # type: ignore[attr-defined]
 
 

@@ -13,10 +13,7 @@ from rookery.schemas import native
 from rookery.streams.core.outbox import _fitting
 from rookery.streams.kafka.batches import Identity, SequencedBatch, encode_batch
 
-pytestmark = pytest.mark.skipif(
-    native.load("rookery.streams.kafka._records") is None or native.load("rookery.streams.core._sizes") is None,
-    reason="nothing is compiled to compare: python hatch_build.py, and no ROOKERY_PURE=1",
-)
+pytestmark = pytest.mark.compiled
 _records: Any = native.load("rookery.streams.kafka._records")
 _sizes: Any = native.load("rookery.streams.core._sizes")
 

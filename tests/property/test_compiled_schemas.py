@@ -20,9 +20,7 @@ from tests.property.test_schemas import BODIES, SLOTS, U32, U64
 READ: Any = native.load("rookery.schemas._wire")
 WRITE: Any = native.load("rookery.schemas._write")
 SLOT: Any = native.load("rookery.schemas._slots")
-pytestmark = pytest.mark.skipif(
-    None in (READ, WRITE, SLOT), reason="nothing is compiled: `python hatch_build.py` does it, without ROOKERY_PURE"
-)
+pytestmark = pytest.mark.compiled
 
 TEXTS = ("sender", "target", "id", "correlation_id", "causation_id", "reply_to", "type", "content_type")
 NUMBERS = ("timestamp", "priority", "deadline", "crc32")

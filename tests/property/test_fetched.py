@@ -36,12 +36,7 @@ TAKES = st.lists(st.none() | st.integers(1, 7), max_size=12)
 _records: Any = native.load("rookery.streams.kafka._records")
 PARSERS = [
     MemoryRecords,
-    pytest.param(
-        KeptRecords,
-        marks=pytest.mark.skipif(
-            _records is None, reason="nothing is compiled: python hatch_build.py, no ROOKERY_PURE=1"
-        ),
-    ),
+    pytest.param(KeptRecords, marks=pytest.mark.compiled),
 ]
 
 
@@ -171,7 +166,7 @@ def test_other_positions_old_formats_and_started_iterators(parser: Any) -> None:
     assert Fetch(parser(old), 0, True).by_batches().take(None) == Fetch(MemoryRecords(old), 0, True).take(None)
 
 
-@pytest.mark.skipif(_records is None, reason="nothing is compiled: python hatch_build.py, and no ROOKERY_PURE=1")
+@pytest.mark.compiled
 @given(BATCHES.filter(bool), st.integers(0, 2**32))
 def test_nonsense_under_a_right_crc_raises_or_is_read_as_by_aiokafka(batches: Any, seed: int) -> None:
     rng = random.Random(seed)
@@ -193,7 +188,7 @@ def test_nonsense_under_a_right_crc_raises_or_is_read_as_by_aiokafka(batches: An
         ]
 
 
-@pytest.mark.skipif(_records is None, reason="nothing is compiled: python hatch_build.py, and no ROOKERY_PURE=1")
+@pytest.mark.compiled
 def test_the_fetchers_records_are_kept_and_their_headers_shared() -> None:
     from aiokafka.consumer import fetcher
 
