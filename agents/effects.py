@@ -81,7 +81,7 @@ class TurnContext:
         address: str,
         new_id: Callable[[], str],
         message_bytes_max: int,
-        open_steps: Callable[[], StepLog] | None = None,
+        open_steps: Callable[[TurnContext], StepLog] | None = None,
     ) -> None:
         """Serve the agent at `address`; `new_id` makes message ids, `message_bytes_max` bounds a sealed envelope, and
         `open_steps` begins the log of the turn in hand at its first step."""
@@ -114,7 +114,7 @@ class TurnContext:
         if self.steps is None:
             if self.sends is None or self.open_steps is None:
                 raise OutsideTurn(self.address, "a step or ask")
-            self.steps = self.open_steps()
+            self.steps = self.open_steps(self)
         elif is_in_step():
             raise OutsideTurn(self.address, "a step or ask inside a step, whose function does not run again,")
         return self.steps

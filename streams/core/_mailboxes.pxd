@@ -1,3 +1,6 @@
+from cpython.object cimport PyObject
+
+
 cdef class Waiting:
     cdef list items
     cdef Py_ssize_t head
@@ -5,6 +8,15 @@ cdef class Waiting:
     cpdef object popleft(self)
     cdef void push(self, object item)
     cdef Py_ssize_t size(self) noexcept
+
+
+cdef class Lane:
+    cdef PyObject** items
+    cdef Py_ssize_t room, head, count
+    cdef int push(self, object item) except -1
+    cdef int grow(self) except -1
+    cdef object first(self)
+    cpdef object popleft(self)
 
 
 cdef class Item:
@@ -17,13 +29,13 @@ cdef class Mailbox:
     cdef readonly str address
     cdef readonly bytes key
     cdef readonly int partition
-    cdef Waiting low, normal, high
+    cdef Lane low, normal, high
     cdef bint[3] in_queue
     cdef public bint running, closed, held, unborn, stopped
     cdef public int unsettled, current_lane
     cdef public double used_at
     cdef public object first_lane, ledger, current, kind_name, kind, agent, context, state, runner
-    cdef Waiting lane(self, int number)
+    cdef Lane lane(self, int number)
     cdef bint waits(self, int number) noexcept
     cdef bint is_idle(self) noexcept
 

@@ -3,6 +3,10 @@
 
 cimport cython
 from cpython.list cimport PyList_GET_SIZE
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.stdlib cimport free, realloc
+from libc.string cimport memmove
 
 from rookery.schemas.envelope import SEAL_BYTES
 
@@ -89,6 +93,99 @@ cdef class Waiting:
 
 @cython.final
 @cython.no_gc
+@cython.freelist(256)
+cdef class Lane:
+    """The same for messages, which are in no cycle: the collector need not look at the lanes of all agents."""
+
+    def __dealloc__(self):
+        while self.count:
+            self.popleft()
+        free(self.items)
+
+    cdef int push(self, object item) except -1:
+        cdef Py_ssize_t place
+        if self.count == self.room:
+            self.grow()
+        place = self.head + self.count
+        if place >= self.room:
+            place -= self.room
+        Py_INCREF(item)
+        self.items[place] = <PyObject*>item
+        self.count += 1
+        return 0
+
+    cdef int grow(self) except -1:
+        """Take twice the room; what stood at the end of the ring stays behind what it was behind."""
+        cdef Py_ssize_t room = self.room * 2 if self.room else 2, wrapped
+        cdef PyObject** items = <PyObject**>realloc(self.items, room * sizeof(PyObject*))
+        if items == NULL:
+            raise MemoryError()
+        wrapped = self.room - self.head
+        if self.head:
+            memmove(items + room - wrapped, items + self.head, wrapped * sizeof(PyObject*))
+            self.head = room - wrapped
+        self.items, self.room = items, room
+        return 0
+
+    cdef object first(self):
+        """The head; there must be one."""
+        return <object>self.items[self.head]
+
+    cpdef object popleft(self):
+        """Remove and return the head; raises IndexError."""
+        if not self.count:
+            raise IndexError("nothing waits here")
+        item = <object>self.items[self.head]
+        Py_DECREF(item)
+        self.head += 1
+        self.count -= 1
+        if self.head == self.room or not self.count:
+            self.head = 0
+        return item
+
+    def append(self, item):
+        """Put a message at the end."""
+        self.push(item)
+
+    def appendleft(self, item):
+        """Put a message at the head."""
+        if self.count == self.room:
+            self.grow()
+        self.head = (self.head if self.head else self.room) - 1
+        Py_INCREF(item)
+        self.items[self.head] = <PyObject*>item
+        self.count += 1
+
+    def extend(self, items):
+        """Put messages at the end."""
+        for item in items:
+            self.push(item)
+
+    def clear(self):
+        """Remove all."""
+        while self.count:
+            self.popleft()
+
+    def __len__(self):
+        return self.count
+
+    def __bool__(self):
+        return self.count > 0
+
+    def __getitem__(self, Py_ssize_t index):
+        if index < 0:
+            index += self.count
+        if not 0 <= index < self.count:
+            raise IndexError(index)
+        return <object>self.items[(self.head + index) % self.room]
+
+    def __iter__(self):
+        cdef Py_ssize_t index
+        return iter([<object>self.items[(self.head + index) % self.room] for index in range(self.count)])
+
+
+@cython.final
+@cython.no_gc
 @cython.freelist(4096)
 cdef class Item:
     """See mailbox.Item."""
@@ -121,26 +218,26 @@ cdef class Mailbox:
         self.kind_name = ""
 
     # Most agents are written to with one priority, and what comes and goes by the hundred thousand must be small.
-    cdef Waiting lane(self, int number):
+    cdef Lane lane(self, int number):
         if number == 1:
             if self.normal is None:
-                self.normal = Waiting()
+                self.normal = Lane()
             return self.normal
         if number == 0:
             if self.low is None:
-                self.low = Waiting()
+                self.low = Lane()
             return self.low
         if self.high is None:
-            self.high = Waiting()
+            self.high = Lane()
         return self.high
 
     cdef bint waits(self, int number) noexcept:
         """Whether a lane holds something."""
         if number == 1:
-            return self.normal is not None and self.normal.size() > 0
+            return self.normal is not None and self.normal.count > 0
         if number == 0:
-            return self.low is not None and self.low.size() > 0
-        return self.high is not None and self.high.size() > 0
+            return self.low is not None and self.low.count > 0
+        return self.high is not None and self.high.count > 0
 
     @property
     def lanes(self):
@@ -153,7 +250,7 @@ cdef class Mailbox:
         return [bool(self.in_queue[number]) for number in range(3)]
 
     def __len__(self):
-        return sum([self.lane(number).size() for number in range(3) if self.waits(number)])
+        return sum([self.lane(number).count for number in range(3) if self.waits(number)])
 
     @property
     def idle(self):
@@ -261,7 +358,7 @@ cdef class RunQueue:
         cdef Mailbox mailbox
         for index in range(queue.head, len(queue.items)):
             mailbox = queue.items[index]
-            count -= min(mailbox.lane(lane).size(), 32)
+            count -= min(mailbox.lane(lane).count, 32)
             if count <= 0:
                 return True
         return count <= 0

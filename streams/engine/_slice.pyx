@@ -12,10 +12,9 @@ from cpython.ref cimport Py_XDECREF
 from libc.stdint cimport int64_t
 
 from rookery.schemas._wire cimport CLOSED, OPEN, Frame, body_of
-from rookery.streams.core._mailboxes cimport Finished, Item, Mailbox, RunQueue, Sent, Waiting
+from rookery.streams.core._mailboxes cimport Finished, Item, Lane, Mailbox, RunQueue, Sent, Waiting
 
 from asyncio import CancelledError
-from functools import partial
 from inspect import isawaitable
 from types import CoroutineType, GeneratorType
 
@@ -176,7 +175,7 @@ cdef class Plan:
 cdef class Slice:
     """Runs turns until there are no more, the time is up, or Python has to look."""
 
-    cdef object turns, registry, router, now_ns, clock, new_id, observe, partition_of
+    cdef object turns, open_steps, registry, router, now_ns, clock, new_id, observe, partition_of
     cdef RunQueue queue
     cdef dict plans, named, encoders, clients
     cdef tuple routes
@@ -189,7 +188,7 @@ cdef class Slice:
     ):
         """The parts of a TurnRunner, and the run queue; a turn that adds more than a quarter of a batch is unusual."""
         self.turns, self.registry, self.router, self.queue = turns, registry, router, queue
-        self.partition_of = partition_of
+        self.partition_of, self.open_steps = partition_of, turns.open_steps
         self.now_ns, self.clock, self.new_id, self.observe = now_ns, clock, new_id, observe
         self.clients, self.routes = router.clients, router.routes
         self.bytes_max = message_bytes_max
@@ -237,7 +236,7 @@ cdef class Slice:
     cdef object turn(self, Mailbox mailbox, int lane, double* now):
         """Run the turn of the first message of a lane; None if it has ended, else what Python needs for it: False if
         all is still to be done, or a Begun."""
-        cdef Waiting waiting = mailbox.lane(lane)
+        cdef Lane waiting = mailbox.lane(lane)
         cdef Item item = waiting.first()
         cdef Plan plan
         cdef Frame frame
@@ -259,7 +258,7 @@ cdef class Slice:
         handling = plan.handling(frame.type)
         if handling is None or frame.deadline or plan.timed:
             return False
-        if mailbox.agent is None and not self.wake(partition, mailbox, plan, self.stored):
+        if mailbox.agent is None and not self.wake(mailbox, plan, self.stored):
             return False
         waiting.popleft()
         mailbox.current, mailbox.current_lane = item, lane
@@ -333,10 +332,9 @@ cdef class Slice:
                 return None  # Python says so
         return plan
 
-    cdef bint wake(self, partition, Mailbox mailbox, Plan plan, bytes state) except -1:
+    cdef bint wake(self, Mailbox mailbox, Plan plan, bytes state) except -1:
         """See TurnRunner._activate; False if Python has to say what is wrong."""
-        open_steps = partial(self.turns.open_steps, partition, mailbox)
-        context = TurnContext(mailbox.address, self.new_id, self.bytes_max, open_steps)
+        context = TurnContext(mailbox.address, self.new_id, self.bytes_max, self.open_steps)
         try:
             agent = plan.make(context, state)
             if state is None:

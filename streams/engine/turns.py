@@ -7,7 +7,6 @@ reply. The agent's attributes are put back to what they were before, so the next
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
 from inspect import isawaitable
 from types import CoroutineType
 from typing import Any, NamedTuple
@@ -252,8 +251,7 @@ class TurnRunner:
                 raise NotSpawned(mailbox.address, 0.0)  # its spawn came and was refused
             kind = self._registry.get(name)
             state = None
-        open_steps = partial(self.open_steps, partition, mailbox)
-        context = TurnContext(mailbox.address, self._new_id, self._message_bytes_max, open_steps)
+        context = TurnContext(mailbox.address, self._new_id, self._message_bytes_max, self.open_steps)
         agent = kind.create(context)
         if state is None:
             state = kind.dump(agent)
@@ -289,11 +287,14 @@ class TurnRunner:
             partition.stopped(mailbox, lane, item.offset)
         return finished
 
-    def open_steps(self, partition: Partition, mailbox: Mailbox) -> TurnSteps:
+    def open_steps(self, context: TurnContext) -> TurnSteps:
         """Begin the log of the turn in hand; raises OutsideTurn."""
+        # Looked up, since an agent that knew its mailbox would be in a cycle, and each would wait for the collector.
+        partition = self._partition_of(self._router.inbox(context.address, 0)[0][1])
+        mailbox = None if partition is None else partition.mailboxes.get(context.address)
+        if partition is None or mailbox is None or mailbox.context is not context or mailbox.current is None:
+            raise OutsideTurn(context.address, "a step or ask")
         item = mailbox.current
-        if item is None or mailbox.closed:
-            raise OutsideTurn(mailbox.address, "a step or ask")
         if mailbox.agent is None:  # the turn that runs again may find the agent in memory, and count other steps
             raise OutsideTurn(mailbox.address, "a step or ask in on_activate")
         return TurnSteps(self.host, partition, mailbox, mailbox.current_lane, item)
@@ -380,7 +381,7 @@ class TurnRunner:
     @staticmethod
     def forget(partition: Partition, mailbox: Mailbox) -> None:
         """Free the memory of an idle agent; its state is in the store."""
-        mailbox.agent = None
+        mailbox.agent = mailbox.context = None
         if mailbox.idle and not mailbox.closed:
             mailbox.closed = True
             partition.mailboxes.pop(mailbox.address, None)
