@@ -2,6 +2,8 @@
 # what `docker build .` gives and compose.yaml runs. See docs/containers.md.
 
 FROM python:3.11-slim-bookworm AS build
+# Compiles the hot path; the images that run have no compiler.
+RUN apt-get update -qq && apt-get install -qq -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 ARG UV_VERSION=0.13.9
 RUN pip install --no-cache-dir --root-user-action=ignore "uv==${UV_VERSION}"
 ENV UV_PROJECT_ENVIRONMENT=/opt/rookery UV_LINK_MODE=copy UV_NO_CACHE=1 UV_PYTHON=python3.11 UV_PYTHON_DOWNLOADS=never

@@ -31,6 +31,12 @@ def test_nothing_of_the_build_is_left_and_nobody_is_root(engine: docker.DockerCl
     assert "uv sync" not in history
 
 
+def test_the_hot_path_is_compiled(image: str, owner: str) -> None:
+    ask = "from rookery.schemas import native; print(native.in_use())"
+    with DockerContainer(image, **tagged(owner)).with_kwargs(entrypoint=["sleep", "600"], **tagged(owner)) as container:
+        assert container.exec(["python", "-c", ask]).output.strip() == b"True"
+
+
 def test_a_worker_drains_on_sigterm_as_process_1_on_a_read_only_root(crew: Crew, bus: Broker) -> None:
     crew.start("node1")
     worker = crew.workers["node1"]

@@ -45,7 +45,9 @@ def test_a_queue_does_what_a_deque_does(name: str, steps: list[str | list[int]])
             getattr(theirs, step)(number)
         assert list(ours) == list(theirs)
         assert (len(ours), bool(ours)) == (len(theirs), bool(theirs))
-        assert [ours[i] for i in range(-len(theirs), len(theirs))] == [theirs[i] for i in range(-len(theirs), len(theirs))]
+        assert [ours[i] for i in range(-len(theirs), len(theirs))] == [
+            theirs[i] for i in range(-len(theirs), len(theirs))
+        ]
         with pytest.raises(IndexError):
             ours[len(theirs)]
 
