@@ -10,6 +10,8 @@ from typing import Any
 
 import psutil
 
+from rookery.schemas import native
+
 FOREIGN_CORES_MAX = 0.25
 """Cores that processes other than the measured ones may use on average during a run; more of it, and it is repeated."""
 
@@ -27,6 +29,7 @@ def facts() -> dict[str, Any]:
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
+        "hot path": "compiled" if native.in_use() else "pure Python",
     }
 
 

@@ -76,7 +76,7 @@ async def raw(h: Harness, module: str, names: tuple[str, str, str], count: int, 
 
 async def durable_turn(h: Harness) -> None:
     """The headline: asked turns beside the raw loop, in pairs."""
-    count, more = h.count(400_000), h.count(1_600_000)
+    count, more = h.count(800_000), h.count(1_600_000)
     async with prefilled(h, more) as topics_:
         runs = await h.interleaved(
             {"raw aiokafka": partial(raw, h, "bench.raw", topics_, more), "durable": partial(durable, h, count)}
@@ -91,7 +91,7 @@ async def durable_turn(h: Harness) -> None:
 
 async def raw_codec(h: Harness) -> None:
     """The same beside a raw loop that checks, parses and writes envelopes, too."""
-    count, more = h.count(200_000), h.count(400_000)
+    count = more = h.count(800_000)
     async with prefilled(h, more) as topics_:
         runs = await h.interleaved(
             {
@@ -105,7 +105,7 @@ async def raw_codec(h: Harness) -> None:
 
 async def state_only(h: Harness) -> None:
     """Told turns: state, no message."""
-    count = h.count(400_000)
+    count = h.count(800_000)
     runs = await h.interleaved({"state only": partial(durable, h, count, False)})
     h.record("state_only_per_s", [run["per_s"] for run in runs["state only"]], count=count)
 

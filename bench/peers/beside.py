@@ -28,7 +28,7 @@ from rookery.streams.kafka import topics
 
 HOME = Path(".rookery/peers").absolute()
 KSTREAMS = Path(__file__).parent / "kstreams"
-RECORDS = 200_000
+RECORDS = 600_000
 """In the topic; a slow peer takes fewer of them, as many as last about five seconds."""
 
 TITLES = {
@@ -173,7 +173,7 @@ async def peers(h: Harness) -> None:
                 say(f"  without {' and '.join(found)}: {why}")
                 continue
             for name, (mode, command) in found.items():
-                count = full if command is kstreams else h.count(50_000)
+                count = full if command is kstreams else h.count(200_000)
                 ways[name.replace("-", "_")] = partial(_peer, h, source, count, command(h, mode))
         runs = await h.interleaved(ways)
     ours = runs.pop("durable")
