@@ -6,6 +6,7 @@ Hatchling runs this for each wheel and each editable install. `python hatch_buil
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -31,18 +32,23 @@ def build(target: Path) -> list[Path]:
 
     os.chdir(ROOT)
     extensions = [
-        Extension(
-            ".".join(path.relative_to(ROOT / "src").with_suffix("").parts), [str(path)], extra_compile_args=["-O2"]
-        )
-        for path in sources()
+        Extension(".".join(path.relative_to(ROOT / "src").with_suffix("").parts), [str(path)]) for path in sources()
     ]
     with tempfile.TemporaryDirectory() as work:
         modules = cythonize(extensions, build_dir=work, include_path=["src"], language_level=3, quiet=True)
         command = build_ext(Distribution({"ext_modules": modules}))
-        command.build_lib, command.build_temp, command.parallel = str(target), work, os.cpu_count()
+        command.build_lib, command.build_temp, command.parallel = f"{work}/lib", work, os.cpu_count()
         command.ensure_finalized()
         command.run()
-        return [Path(output) for output in command.get_outputs()]
+        made = []
+        for output in map(Path, command.get_outputs()):
+            module = target / output.relative_to(command.build_lib)
+            module.parent.mkdir(parents=True, exist_ok=True)
+            # Put there in one step: a module that is overwritten under a running process would end it.
+            aside = shutil.copy(output, module.with_suffix(".new"))
+            Path(aside).replace(module)
+            made.append(module)
+        return made
 
 
 class CompiledHotPath(BuildHookInterface):  # type: ignore[type-arg]

@@ -28,9 +28,10 @@ print(rookery.__file__)
 """
 
 
-def run(*command: str | Path, cwd: Path) -> str:
+def run(*command: str | Path, cwd: Path, **environment: str) -> str:
     """Run a command outside the checkout's import path and return its output; its errors are shown."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
+    environ |= environment
     done = subprocess.run(
         [str(part) for part in command], cwd=cwd, env=environ, capture_output=True, text=True, timeout=300
     )
@@ -52,7 +53,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("built")
     run(uv(), "build", "--sdist", "--out-dir", folder, ROOT, cwd=folder)
     (sdist,) = folder.glob("*.tar.gz")
-    run(uv(), "build", "--wheel", "--out-dir", folder, sdist, cwd=folder)
+    run(uv(), "build", "--wheel", "--out-dir", folder, sdist, cwd=folder, CFLAGS="-O0")
     (wheel,) = folder.glob("*.whl")
     return sdist, wheel
 
@@ -86,6 +87,14 @@ def test_the_sdist_holds_what_a_wheel_needs_and_no_tests(built: tuple[Path, Path
     assert not {name for name in names if name.startswith(("tests/", ".venv", ".rookery"))}
 
 
+@pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+def test_the_wheel_is_compiled(built: tuple[Path, Path]) -> None:
+    names = zipfile.ZipFile(built[1]).namelist()
+    twins = {path.stem for room in ROOMS for path in (ROOT / room).rglob("_*.pyx")}
+    assert "_wire" in twins
+    assert {Path(name).name.partition(".")[0] for name in names if name.endswith(".so")} == twins
+
+
 @pytest.mark.long
 def test_the_wheel_imports_beside_the_package_that_owns_agents(built: tuple[Path, Path], tmp_path: Path) -> None:
     python = new_environment(tmp_path)
@@ -98,7 +107,8 @@ def test_the_wheel_imports_beside_the_package_that_owns_agents(built: tuple[Path
 
 def test_an_editable_install_imports_every_room_from_the_checkout(tmp_path: Path) -> None:
     python = new_environment(tmp_path)
-    run(uv(), "pip", "install", "--python", python, "-e", ROOT, cwd=tmp_path)
+    # It would compile into the checkout, where it is compiled.
+    run(uv(), "pip", "install", "--python", python, "-e", ROOT, cwd=tmp_path, ROOKERY_PURE="1")
     assert run(python, "-c", IMPORT_ROOMS, cwd=tmp_path) == str(ROOT / "src/rookery/__init__.py")
 
 
