@@ -94,7 +94,8 @@ def decoder_for(annotation: Any) -> Decoder:
         except Exception as error:  # what a model's own validators raise, and a nesting too deep
             raise PayloadError(str(error) or type(error).__name__, name) from error
 
-    decode.readers = read  # type: ignore[attr-defined]  # by content type, for the compiled turn
+    # For the compiled turn, which reads with them itself.
+    decode.readers, decode.name = read, name  # type: ignore[attr-defined]
     return decode
 
 

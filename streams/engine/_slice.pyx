@@ -8,7 +8,7 @@ taken, and left to them; a handler that has to wait is handed to them with what 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_XDECREF
+from cpython.ref cimport Py_INCREF, Py_XDECREF
 from libc.stdint cimport int64_t
 
 from rookery.schemas._wire cimport CLOSED, OPEN, Frame, body_of
@@ -24,7 +24,7 @@ from rookery.agents import guard
 from rookery.agents.effects import TurnContext, reply_body
 from rookery.schemas import payload as codecs
 from rookery.schemas.envelope import SEAL_BYTES
-from rookery.schemas.errors import BatchTooLarge, UnknownAgentType
+from rookery.schemas.errors import BatchTooLarge, PayloadError, UnknownAgentType
 from rookery.schemas.journal import FORMAT
 from rookery.schemas.system import ASK_PREFIX, REPLY
 from rookery.streams.engine.pool import CHANGED, DRAINED, OVER
@@ -95,12 +95,12 @@ cdef class Begun:
 cdef class Handling:
     """One handler: its function, and how it reads a payload."""
 
-    cdef object function, decode
+    cdef object function, decode, name
     cdef dict readers
 
     def __init__(self, bound):
         self.function, self.decode = bound.function, bound.decode
-        self.readers = getattr(bound.decode, "readers", None)
+        self.readers, self.name = getattr(bound.decode, "readers", None), getattr(bound.decode, "name", "")
 
     cdef object read(self, Frame frame):
         cdef PyObject* reader
@@ -109,8 +109,8 @@ cdef class Handling:
             if reader != NULL:
                 try:
                     return (<object>reader)(frame.payload)
-                except Exception:
-                    pass  # once more, for the error that tells what is wrong
+                except Exception as error:
+                    raise PayloadError(str(error) or type(error).__name__, self.name) from error
         return self.decode(frame.payload, frame.content_type)
 
 
@@ -139,22 +139,27 @@ cdef class Plan:
 
     cdef bytes dump(self, agent):
         """See StateSchema.dump."""
+        # Owned: making the struct may run the collector, and so a finalizer that changes the agent.
         cdef PyObject* values[FIELDS_MAX]
         cdef dict attributes = agent.__dict__
-        cdef Py_ssize_t index = 0
+        cdef Py_ssize_t index = 0, held
         cdef PyObject* value
         if PyDict_GetItemWithError(attributes, GUARD) == NULL:
-            for field in self.fields:
-                value = PyDict_GetItemWithError(attributes, field)
-                if value == NULL:
-                    break
-                values[index] = value
-                index += 1
-            else:
-                try:
+            try:
+                for field in self.fields:
+                    value = PyDict_GetItemWithError(attributes, field)
+                    if value == NULL:
+                        break
+                    Py_INCREF(<object>value)
+                    values[index] = value
+                    index += 1
+                else:
                     return self.encode(PyObject_Vectorcall(self.struct, values, index, NULL))
-                except Exception:
-                    pass  # once more, for the error that names the field
+            except Exception:
+                pass  # once more, for the error that names the field
+            finally:
+                for held in range(index):
+                    Py_XDECREF(values[held])
         return self.kind.dump(agent)
 
 
@@ -247,12 +252,16 @@ cdef class Slice:
             return False
         partition = self.partition_of(mailbox.partition)
         if partition is None:
+            mailbox.closed = True
             return None
         frame = item.envelope
         if mailbox.agent is not None:
             plan = self.plan_of(mailbox.kind)
         else:
-            plan = self.plan_asleep(partition, mailbox)
+            try:
+                plan = self.plan_asleep(partition, mailbox)
+            except FAILURES:  # a store that fails, a damaged record: Python meets it again, inside of the turn
+                return False
             if plan is None or plan.hooked:
                 return False
         handling = plan.handling(frame.type)
@@ -339,7 +348,7 @@ cdef class Slice:
             agent = plan.make(context, state)
             if state is None:
                 state = plan.dump(agent)
-        except Exception:
+        except FAILURES:
             return False
         mailbox.kind, mailbox.context = plan.kind, context
         mailbox.agent, mailbox.state = agent, state
@@ -383,9 +392,6 @@ cdef class Slice:
         cdef PyObject* found
         if frame.headers or not 0 <= frame.priority <= 2:
             return self.router.sent(reply_body(context, answer))
-        name, content_type, payload = self.encoded(answer)
-        if frame.id.startswith(ASK_PREFIX):
-            name = REPLY
         correlation_id = frame.correlation_id or frame.id
         found = PyDict_GetItemWithError(self.clients, target)
         if found != NULL:
@@ -396,6 +402,11 @@ cdef class Slice:
                 return self.router.sent(reply_body(context, answer))
             destination, key = <tuple><object>found
             mode = OPEN
+        spelled, content_type, payload = self.encoded(answer)
+        # A dict may name its type by a member of a StrEnum.
+        name = spelled if type(spelled) is str else str.__str__(spelled)
+        if frame.id.startswith(ASK_PREFIX):
+            name = REPLY
         body = body_of(
             context.address, target, payload, <int64_t>context.now_ns, frame.priority, self.new_id(), name,
             content_type, correlation_id, frame.id, mode, 0, 0,
@@ -418,8 +429,8 @@ cdef class Slice:
             name, content_type, to_bytes = <tuple><object>found
         try:
             return name, content_type, to_bytes(answer)
-        except Exception:
-            return codecs.encode(answer)  # once more, for the error that names the type
+        except Exception as error:
+            raise PayloadError(f"can't be encoded: {error}", name) from error
 
 
 cdef int reraise() except -1:

@@ -73,7 +73,8 @@ class Housekeeping:
             for number, mailbox in enumerate(idle, start=1):
                 if not number % AT_ONCE:
                     await asyncio.sleep(0)
-                if mailbox.closed or not mailbox.idle:  # turns have gone on, or a hook was awaited meanwhile
+                # Turns have gone on, or a hook was awaited meanwhile.
+                if mailbox.closed or not mailbox.idle or mailbox.used_at > now:
                     continue
                 if mailbox.agent is None or not mailbox.kind.has_passivate:
                     engine.turns.forget(partition, mailbox)

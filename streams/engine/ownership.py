@@ -188,7 +188,7 @@ class Ownership:
 
     def lost(self, why: str) -> None:
         """The lease is, or may be, gone: drop everything; recover if the partition turns out to be still ours."""
-        if self.phase is not Phase.RUNNING:
+        if self.phase is not Phase.RUNNING or self.partition is None:
             return
         log.warning("lost the lease of partition %d: %s", self.number, why)
         self._engine.counts["lost_leases"] += 1
@@ -222,7 +222,8 @@ class Ownership:
         if self.partition is not None:
             self._engine.inbound.closed(self.partition)
             for mailbox in self.partition.close():
-                if mailbox.runner is not None:
+                # Not the one that finds the store damaged: it would be the next turn of that runner that is cancelled.
+                if mailbox.runner is not None and mailbox.runner is not asyncio.current_task():
                     mailbox.runner.cancel()
             self.partition.store.close()
             self.partition = None

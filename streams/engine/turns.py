@@ -105,6 +105,7 @@ class TurnRunner:
             return await self._go_on(mailbox, lane, begun, started)
         partition = self._partition_of(mailbox.partition)
         if partition is None:
+            mailbox.closed = True
             return started
         if mailbox.first_lane is not None:
             lane, mailbox.first_lane = mailbox.first_lane, None
@@ -143,13 +144,14 @@ class TurnRunner:
         return self._end(partition, mailbox, lane, started, finished, failed=False)
 
     async def _go_on(self, mailbox: Mailbox, lane: int, begun: Awaitable[Any], started: float) -> float:
-        partition, item = self._partition_of(mailbox.partition), mailbox.current
-        if partition is None or item is None:
-            raise RuntimeError(f"a turn of {mailbox.address} goes on that was not begun")
+        partition, item, finished = self._partition_of(mailbox.partition), mailbox.current, None
         try:
-            finished = self._effects(partition, mailbox, lane, item, await begun)
+            result = await begun
+            if partition is not None and item is not None:  # else it was lost before the handler began to wait
+                finished = self._effects(partition, mailbox, lane, item, result)
         except FAILURES as error:
-            return self.end_failed(partition, mailbox, lane, item, error, started)
+            if partition is not None and item is not None:
+                return self.end_failed(partition, mailbox, lane, item, error, started)
         return self._end(partition, mailbox, lane, started, finished, failed=False)
 
     def end(self, partition: Partition, mailbox: Mailbox, lane: int, item: Item, result: Any, started: float) -> float:
@@ -177,7 +179,7 @@ class TurnRunner:
 
     def _end(
         self,
-        partition: Partition,
+        partition: Partition | None,
         mailbox: Mailbox,
         lane: int,
         started: float,
@@ -188,7 +190,7 @@ class TurnRunner:
         if mailbox.ledger is not None:
             self._close_steps(mailbox, finished)
         now = mailbox.used_at = self._clock()
-        if mailbox.closed or finished is None:
+        if mailbox.closed or finished is None or partition is None:
             _uncancel()
             return now
         partition.finish(finished)

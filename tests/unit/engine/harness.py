@@ -135,6 +135,7 @@ class Cluster:
         self.ports: list[CountingPort] = []
         self.workers: list[MemoryWorker] = []
         self.dead: set[int] = set()
+        self._may_fail: set[int] = set()
         self.clocks: Counter[int] = Counter()  # by how many seconds the wall clock of a worker is wrong
         for index in range(workers):
             self.add_worker(stores[index] if index < len(stores) else in_memory)
@@ -167,6 +168,8 @@ class Cluster:
         for index, worker in enumerate(self.workers):
             if index not in self.dead:
                 await worker.stop()
+                if exc_info[0] is None and index not in self._may_fail and worker.engine.failed.done():
+                    worker.engine.failed.result()  # nobody has looked
 
     async def kill(self, index: int) -> None:
         """A worker dies; somebody has to be assigned its partitions."""
@@ -175,6 +178,11 @@ class Cluster:
 
     def engine(self, index: int) -> Engine:
         return self.workers[index].engine
+
+    def failed(self, index: int) -> asyncio.Future[None]:
+        """What ends a worker that is to end."""
+        self._may_fail.add(index)
+        return self.engine(index).failed
 
     async def assign(
         self, owners: Sequence[int], *, untold: Sequence[int] = (), copies: Mapping[int, set[int]] | None = None

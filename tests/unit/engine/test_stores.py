@@ -187,7 +187,7 @@ async def test_a_store_that_can_not_be_used_ends_the_worker(tmp_path: Path) -> N
         cluster.post("Sum/2", Add(1))
         async with asyncio.timeout(60):
             with pytest.raises(StoreFailed, match=r"No space left.*make room on that disk"):
-                await cluster.engine(0).failed
+                await cluster.failed(0)
         assert cluster.engine(0).counts["recoveries"] == 1
 
 

@@ -1,0 +1,152 @@
+"""What is compiled of the core against its Python twins, in two processes: one has only one of them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import subprocess
+import sys
+from array import array
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rookery.schemas.journal import LanePosition
+from rookery.streams.core import loops
+from rookery.streams.core.batch import Finished, Sent
+from rookery.streams.core.finishing import Finishing
+from rookery.streams.core.mailbox import Item, Mailbox
+from rookery.streams.core.progress import LaneProgress
+from rookery.streams.core.runqueue import RunQueue
+
+ROOT = Path(__file__).resolve().parents[2]
+SEEDS = 60
+# Every so many seeds are long enough for what is trimmed now and then.
+LONG = 20
+NOTHING: Any = None
+
+
+def told(progress: LaneProgress) -> tuple[Any, ...]:
+    position = progress.position()
+    return (
+        *(progress.prefix, progress.next, progress.fetched_count, progress.flag_count),
+        *(position.prefix, hashlib.sha256(position.done).hexdigest(), list(position.seen)),
+    )
+
+
+def lane(seed: int) -> list[Any]:
+    """Records come, are done in any order, and are missing."""
+    rng, long = random.Random(seed), seed % LONG == 0
+    sources = rng.randint(1, 5)
+    done, seen = bytes(rng.choices((0, 1), k=rng.randint(0, 30))), array("Q", rng.choices(range(5), k=sources))
+    progress = LaneProgress(LanePosition(rng.choice([0, 5, 2**40]), done, seen), rng.choice([0, 1, 5, 50, 6_000]))
+    unfinished: list[int] = []
+    found: list[Any] = []
+    last = [0] * sources
+    for _ in range(20_000 if long else 300):
+        chance, offset = rng.random(), progress.next
+        if chance < 0.2:
+            source = rng.randrange(sources)
+            last[source] += rng.choice([0, 1, 1, 2])
+            found.append(progress.admit(source, last[source]))
+        elif chance < 0.47:
+            found.append(progress.admit_outside(rng.choice(["", str(rng.randint(0, 40)), str(rng.random())])))
+        elif chance < 0.5:
+            found.append(progress.skip_to(offset + rng.randint(1, 4)))  # type: ignore[func-returns-value]
+        elif chance < 0.93 and unfinished:
+            some = unfinished.pop(rng.randrange(min(len(unfinished), 8 if rng.random() < 0.9 else len(unfinished))))
+            (progress.done if rng.random() < 0.8 else progress.give_up)(some)
+        elif chance < 0.94:
+            lost = progress.truncate(offset + rng.randint(1, 6))
+            found.append(lost)
+            unfinished += [lost[1]] if lost else []
+        else:
+            progress.advance()
+            found += [told(progress)] if not long or rng.random() < 0.02 else []
+        unfinished += [offset] if found and found[-1] is True and progress.next == offset + 1 else []
+    progress.advance()
+    return [*found, told(progress)]
+
+
+def queue(seed: int) -> list[Any]:
+    """Agents get work, run, are held and closed."""
+    rng, run_queue, agents = random.Random(seed), RunQueue(), [Mailbox(f"A/{i}", i) for i in range(6)]
+    found: list[Any] = []
+    for number in range(600):
+        agent, at, chance = rng.choice(agents), rng.randrange(3), rng.random()
+        if chance < 0.3:
+            agent.lanes[at].append(Item(number, NOTHING, NOTHING))
+            run_queue.push(agent, at)
+        elif chance < 0.4:
+            run_queue.push_waiting(agent)
+        elif chance < 0.51:
+            name = rng.choice(["running", "held", "closed"])
+            setattr(agent, name, not getattr(agent, name))
+        elif chance < 0.55:
+            found.append(run_queue.holds(at, rng.randint(-1, 70)))
+        elif chance < 0.6:
+            agent.lanes[at].extend([Item(number, NOTHING, NOTHING)] * rng.randint(0, 50))
+        elif work := run_queue.pop():
+            found.append((work[0].address, work[1], work[0].lanes[work[1]].popleft().offset))
+            run_queue.push_waiting(work[0])
+        found.append(
+            (len(run_queue), len(agent), agent.idle, list(agent.queued), [item.offset for item in agent.lanes[at]])
+        )
+    for agent in agents:
+        agent.used_at, agent.unsettled, agent.running = (
+            rng.choice([1.0, 2.0, rng.random()]),
+            rng.choice([0, 0, 1]),
+            False,
+        )
+        agent.lanes[0].clear()
+    found += [[agent.address for agent in loops.idle(agents, rng.random() * 2, excess)] for excess in range(-1, 8)]
+    return found
+
+
+def finishing(seed: int) -> list[Any]:
+    """Turns finish, and batches take them while there is room in the ring, and while there is none."""
+    rng, waiting = random.Random(seed), Finishing()
+    agents = [*(Mailbox(f"A/{i}", 0) for i in range(5)), None]
+    put: dict[Any, list[int]] = {}
+    got: dict[Any, list[int]] = {}
+    found: list[Any] = []
+    for number in range(300):
+        if rng.random() < 0.6:
+            agent, size = rng.choice(agents), rng.randint(0, 40)
+            sent = [Sent(("t", rng.randint(0, 3)), b"k", b"x" * size, True)] * rng.choice([0, 0, 1, 2])
+            waiting.fresh.append(Finished(agent, 1, number, None, sent))
+            put.setdefault(agent, []).append(number)
+            continue
+        room, released = rng.random() < 0.5, dict[Any, Any]()
+        turns = (waiting.take if room else waiting.take_silent)(rng.randint(1, 6), rng.randint(0, 50), 400)
+        assert room or not any(turn.sent for turn in turns)
+        for turn in turns:
+            got.setdefault(turn.mailbox, []).append(turn.offset)
+        found += [[(turn.offset, turn.size) for turn in turns], loops.number(turns, 3, number, released), released]
+    while waiting:
+        for turn in waiting.take(3, 0, 100):
+            got.setdefault(turn.mailbox, []).append(turn.offset)
+    assert put == got
+    return [*found, len(waiting)]
+
+
+WAYS: dict[str, Callable[[int], list[Any]]] = {"lane": lane, "queue": queue, "finishing": finishing}
+
+
+def outcomes(name: str) -> list[str]:
+    """What becomes of each seed."""
+    return [hashlib.sha256(repr(WAYS[name](seed)).encode()).hexdigest() for seed in range(SEEDS)]
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("name", WAYS)
+def test_compiled_and_python_come_to_the_same(name: str) -> None:
+    program = "import sys; from tests.property.test_compiled_core import outcomes; print(*outcomes(sys.argv[1]))"
+    done = subprocess.run(
+        [sys.executable, "-c", program, name], cwd=ROOT, env={**os.environ, "ROOKERY_PURE": "1"}, check=True,
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert outcomes(name) == done.stdout.split()
