@@ -9,7 +9,7 @@ import pytest
 
 from tests.chaos.mutations import QUICK
 
-pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.alone]
+pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
 PARTS = 3
@@ -24,6 +24,7 @@ def last_line(*command: str, seconds: float) -> str:
     return done.stdout.strip().rpartition("\n")[2]
 
 
+@pytest.mark.alone
 def test_a_fleet_under_faults_loses_and_doubles_nothing() -> None:
     line = ""
     for seed in ("7", "8"):
@@ -35,6 +36,7 @@ def test_a_fleet_under_faults_loses_and_doubles_nothing() -> None:
     assert line.startswith("OK"), line
 
 
+@pytest.mark.long
 def test_a_mechanism_that_is_off_is_found() -> None:
     """A third of those that show without faults, another one the next day; `make kill-table` tries all."""
     some = QUICK[datetime.now(UTC).day % PARTS :: PARTS]
