@@ -15,10 +15,11 @@ def running(engine: Engine) -> int:
 
 
 class Gate:
-    """Closed from the start; made before anything was fetched."""
+    """Closed from the start. What was under way to the worker then must be dropped: `open` asks for it again."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self.is_open = False
         self._places = [(number, lane) for number in range(engine.settings.partitions) for lane in range(len(Priority))]
         for number, lane in self._places:
             engine.port.pause(number, lane)
@@ -30,5 +31,9 @@ class Gate:
 
     def open(self) -> None:
         """Let everything in."""
+        self.is_open = True
+        for partition in self._engine.running_partitions():
+            for lane, progress in enumerate(partition.lanes):
+                self._engine.port.seek(partition.number, lane, progress.next)
         for number, lane in self._places:
             self._engine.port.resume(number, lane)

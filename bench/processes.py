@@ -22,7 +22,7 @@ from rookery.streams.kafka import topics
 
 RUN_SECONDS_MAX = 300.0
 """A run that takes longer than this has hung."""
-LAST_LINES = 30
+LINES = 60
 """What is shown of the log of a program that failed."""
 
 
@@ -77,7 +77,10 @@ class Running:
                 return found
         code = await self.process.wait()
         self._log.seek(0)
-        said = self._log.read().decode(errors="replace").splitlines()[-LAST_LINES:]
+        said = self._log.read().decode(errors="replace").splitlines()
+        # What came first is the cause; a worker that crashes has much to say after it.
+        start = next((at for at, line in enumerate(said) if "crashed" in line), len(said) - LINES)
+        said = said[max(0, start - LINES // 3) :][:LINES]
         raise Void("\n".join([f"the program under measurement ended with {code} and without a result:", *said]))
 
 
