@@ -96,7 +96,7 @@ def draw(runs: dict[str, dict[str, float]]) -> None:
             axes.text(value, place, f" {value:.1f}", va="center", fontsize=9)
     axes.set_yticks([len(parts) - place - 0.19 for place in range(len(parts))], parts)
     axes.set_xlabel("processor time of the worker for a durable turn, us")
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(frameon=False, loc="center right")
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     figure.savefig(PICTURE, dpi=120, metadata={"Software": None})
