@@ -13,7 +13,7 @@ PY := .venv/bin/python
 SERVERS := $(PY) -c 'import runpy, signal; signal.signal(signal.SIGINT, signal.SIG_DFL); \
 	runpy.run_module("rookery.ops.servers", run_name="__main__", alter_sys=True)'
 CHECKED := $(wildcard tests examples bench)
-FAST := not kafka and not slow and not simulation and not containers
+FAST := not kafka and not slow and not simulation and not containers and not compiled
 TAG := dev
 export UV_PYTHON_DOWNLOADS = never
 # Tests and tools of this folder only, whatever environment is active around it.
@@ -67,7 +67,7 @@ test-fast: $(READY)  ## the quick tests, which need no server: unit, property, c
 	@$(PY) -m pytest -n 2 --dist worksteal -m "$(FAST)" $(addprefix --ignore=tests/,cluster containers house)
 
 test-pure: $(READY)  ## the same of the Python twins of what is compiled
-	@ROOKERY_PURE=1 $(PY) -m pytest -n 2 --dist worksteal -m "($(FAST) or pure) and not compiled" \
+	@ROOKERY_PURE=1 $(PY) -m pytest -n 2 --dist worksteal -m "$(FAST) or pure" \
 		$(addprefix tests/,contract property simulation $(addprefix unit/,agents core engine schemas streams))
 
 image: $(READY)  ## build both images, say how large they are, list what is in them in dist/rookery.cdx.json

@@ -143,7 +143,7 @@ async def test_a_finalizer_may_change_an_agent_while_its_state_is_taken() -> Non
     thresholds = gc.get_threshold()
     try:
         async with Cluster(Tidied, workers=1, partitions=1) as cluster:
-            for _ in range(100):
+            for _ in range(5):
                 cluster.post("Tidied/1", {"type": "go"})
             await cluster.settle()
             gc.set_threshold(*thresholds)
