@@ -64,4 +64,5 @@ cdef class RunQueue:
     cdef int turn
     cdef Waiting queue(self, int lane)
     cpdef void push(self, Mailbox mailbox, int lane)
+    cpdef void push_waiting(self, Mailbox mailbox)
     cdef Mailbox take(self, int* lane)

@@ -8,11 +8,8 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdlib cimport free, realloc
 from libc.string cimport memmove
 
-from rookery.schemas.envelope import SEAL_BYTES
-
-# As in batch.py, which imports this.
-cdef int RECORD_OVERHEAD = 64
-cdef int MESSAGE_OVERHEAD = SEAL_BYTES + 16
+# What batch.py and runqueue.py, which import this, tell it.
+cdef Py_ssize_t RECORD_OVERHEAD = 0, MESSAGE_OVERHEAD = 0, AGENT_COUNTS = 0
 # What is taken from the head stays in the list, as None, until it is so much; then it is cut off at once.
 cdef Py_ssize_t CUT = 1_024
 
@@ -327,8 +324,16 @@ cdef int[8][12] LANE_NEXT
 cdef int[8][12] PLACE_NEXT
 
 
-def learn(choices):
-    """Take the table of runqueue.py."""
+def count_overheads(Py_ssize_t record, Py_ssize_t message):
+    """Take what batch.py adds to the sizes of records and messages, bytes."""
+    global RECORD_OVERHEAD, MESSAGE_OVERHEAD
+    RECORD_OVERHEAD, MESSAGE_OVERHEAD = record, message
+
+
+def learn(choices, Py_ssize_t agent_counts):
+    """Take the table of runqueue.py, and how many messages of an agent count."""
+    global AGENT_COUNTS
+    AGENT_COUNTS = agent_counts
     for waiting, row in enumerate(choices):
         for place, (lane, following) in enumerate(row):
             LANE_NEXT[waiting][place] = lane
@@ -358,7 +363,7 @@ cdef class RunQueue:
         cdef Mailbox mailbox
         for index in range(queue.head, len(queue.items)):
             mailbox = queue.items[index]
-            count -= min(mailbox.lane(lane).count, 32)
+            count -= min(mailbox.lane(lane).count, AGENT_COUNTS)
             if count <= 0:
                 return True
         return count <= 0
@@ -369,7 +374,7 @@ cdef class RunQueue:
             mailbox.in_queue[lane] = True
             self.queue(lane).push(mailbox)
 
-    def push_waiting(self, Mailbox mailbox):
+    cpdef void push_waiting(self, Mailbox mailbox):
         """Queue a mailbox for every lane in which something waits."""
         cdef int lane
         for lane in range(3):

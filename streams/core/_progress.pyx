@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
-"""Compiled twin of progress.LaneProgress, and admitting fetched records into it; see there for what it decides."""
+"""Compiled twin of progress.LaneProgress; see there for what it decides."""
 
 cimport cython
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE

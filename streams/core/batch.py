@@ -63,6 +63,7 @@ class Finished(Struct, eq=False):
 
 
 if (_compiled := native.load("rookery.streams.core._mailboxes")) is not None:
+    _compiled.count_overheads(RECORD_OVERHEAD, MESSAGE_OVERHEAD)
     Sent, Finished = _compiled.Sent, _compiled.Finished  # type: ignore[misc]
 
 

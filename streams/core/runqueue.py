@@ -77,5 +77,5 @@ class RunQueue:
 
 
 if (_compiled := native.load("rookery.streams.core._mailboxes")) is not None:
-    _compiled.learn(_CHOICES)
+    _compiled.learn(_CHOICES, AGENT_COUNTS)
     RunQueue = _compiled.RunQueue  # type: ignore[misc]

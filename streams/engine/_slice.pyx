@@ -162,7 +162,6 @@ cdef class Plan:
                     Py_XDECREF(values[held])
         return self.kind.dump(agent)
 
-
     cdef object make(self, context, bytes state):
         """A new agent with this state, or None for the defaults; see AgentType.create and load."""
         agent = self.cls(context)
@@ -221,12 +220,7 @@ cdef class Slice:
                 return mailbox, lane, None if begun is False else begun, now
             mailbox.running = False
             if not mailbox.closed:
-                if mailbox.waits(2):
-                    queue.push(mailbox, 2)
-                if mailbox.waits(1):
-                    queue.push(mailbox, 1)
-                if mailbox.waits(0):
-                    queue.push(mailbox, 0)
+                queue.push_waiting(mailbox)
             context = PyContext_CopyCurrent()
             try:
                 changed = context != clean

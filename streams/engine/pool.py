@@ -156,7 +156,7 @@ class Pool:
             task.add_done_callback(lambda _: self._let_return())
             task.add_done_callback(self._watch)
 
-    async def _run(self) -> None:  # noqa: C901, PLR0912 - what is split off costs each turn a call
+    async def _run(self) -> None:
         me, clean = asyncio.current_task(), copy_context()
         queue, run_turn, step = self._queue, self._run_turn, self._step
         while not self._closed:
@@ -176,13 +176,7 @@ class Pool:
                 now = await run_turn(mailbox, lane, now, begun)
                 mailbox.running = False
                 if not mailbox.closed:
-                    low, normal, high = mailbox.lanes
-                    if high:
-                        queue.push(mailbox, 2)
-                    if normal:
-                        queue.push(mailbox, 1)
-                    if low:
-                        queue.push(mailbox, 0)
+                    queue.push_waiting(mailbox)
                 context = copy_context()
                 try:
                     changed = context != clean
