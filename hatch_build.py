@@ -21,7 +21,7 @@ PURE = "ROOKERY_PURE"
 
 def sources() -> list[Path]:
     """What is to be compiled, below `src`."""
-    return sorted(path for room in ("schemas", "streams") for path in (ROOT / "src/rookery" / room).rglob("_*.pyx"))
+    return sorted(path for room in ("agents", "schemas", "streams") for path in (ROOT / "src/rookery" / room).rglob("_*.pyx"))
 
 
 def build(target: Path) -> list[Path]:

@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from rookery.agents.errors import OutsideTurn
 from rookery.agents.steps import is_in_step
+from rookery.schemas import native
 from rookery.schemas import payload as codecs
 from rookery.schemas.address import check
 from rookery.schemas.envelope import FRAME_BYTES_MAX, JSON, SEAL_BYTES, Priority, Received, check_frame, encode_body
@@ -57,11 +58,8 @@ def priority_of(envelope: Received) -> Priority:
     return _PRIORITIES[number] if 0 <= number < len(_PRIORITIES) else Priority.NORMAL
 
 
-class TurnContext:
-    """What the turns of one activation see and leave; made once per activation, opened and emptied for each turn.
-
-    `sends` is None while no turn is open. `envelope` is the message in hand, None in a hook that no message caused.
-    """
+class TurnFields:
+    """What a TurnContext holds."""
 
     __slots__ = (
         "_lineage",
@@ -103,6 +101,19 @@ class TurnContext:
         self.sends = []
         self.steps = None
         self._lineage = None
+
+
+if (_compiled := native.load("rookery.agents._effects")) is not None:
+    TurnFields = _compiled.TurnFields  # type: ignore[misc]
+
+
+class TurnContext(TurnFields):
+    """What the turns of one activation see and leave; made once per activation, opened and emptied for each turn.
+
+    `sends` is None while no turn is open. `envelope` is the message in hand, None in a hook that no message caused.
+    """
+
+    __slots__ = ()
 
     def take(self) -> list[Outgoing]:
         """Close the turn and return what it sent, in order; the message stays readable for the reply."""

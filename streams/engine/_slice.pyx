@@ -11,6 +11,7 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from libc.stdint cimport int64_t
 
+from rookery.agents._effects cimport TurnFields
 from rookery.schemas._wire cimport CLOSED, OPEN, Frame, body_of
 from rookery.streams.core._mailboxes cimport Finished, Item, Lane, Mailbox, RunQueue, Sent, Waiting
 
@@ -21,6 +22,7 @@ from types import CoroutineType, GeneratorType
 from msgspec import UNSET
 
 from rookery.agents import guard
+from rookery.agents.agent import Agent
 from rookery.agents.effects import TurnContext, reply_body
 from rookery.schemas import payload as codecs
 from rookery.schemas.envelope import SEAL_BYTES
@@ -42,13 +44,22 @@ cdef extern from "Python.h":
         void* am_await
     ctypedef struct PyTypeObject:
         PyAsyncMethods* tp_as_async
+        object (*tp_new)(PyTypeObject* kind, object args, PyObject* keywords)
     PyTypeObject* Py_TYPE(object value)
+    object PyObject_GenericGetDict(object value, void* context)
 
 cdef enum:
     FIELDS_MAX = 64
     TYPES_MAX = 4_096
 
     HEAD_BYTES = 8  # of an agent's record: format, flags, version of 4, size of its type of 2; see journal.py
+
+# What Agent.__init__ does.
+cdef object set_id = Agent.id.__set__
+cdef object set_context = Agent._Agent__context.__set__
+cdef object set_log = Agent._Agent__log.__set__
+cdef PyObject* CONTEXT = <PyObject*>TurnContext
+cdef tuple NOTHING = ()
 
 cdef int FORMAT_NUMBER = FORMAT
 cdef object GUARD = guard.ATTRIBUTE
@@ -122,7 +133,7 @@ cdef class Plan:
     cdef dict handlings
     cdef tuple fields
     cdef bytes record_head
-    cdef bint timed, hooked
+    cdef bint timed, hooked, plain
 
     def __init__(self, kind):
         self.kind, self.cls, self.hooked = kind, kind.cls, kind.has_activate
@@ -132,6 +143,8 @@ cdef class Plan:
         self.decode = schema.decode
         self.record_head = kind.record_head
         self.timed = kind.timeout is not None or len(self.fields) > FIELDS_MAX
+        # Nobody would see who calls what.
+        self.plain = self.cls.__new__ is object.__new__ and type(self.cls).__call__ is type.__call__
 
     cdef Handling handling(self, str message_type):
         """The handler of a message; None if it is the catch-all, or none."""
@@ -141,7 +154,7 @@ cdef class Plan:
         """See StateSchema.dump."""
         # Owned: making the struct may run the collector, and so a finalizer that changes the agent.
         cdef PyObject* values[FIELDS_MAX]
-        cdef dict attributes = agent.__dict__
+        cdef dict attributes = PyObject_GenericGetDict(agent, NULL)
         cdef Py_ssize_t index = 0, held
         cdef PyObject* value
         if PyDict_GetItemWithError(attributes, GUARD) == NULL:
@@ -162,10 +175,17 @@ cdef class Plan:
                     Py_XDECREF(values[held])
         return self.kind.dump(agent)
 
-    cdef object make(self, context, bytes state):
+    cdef object make(self, TurnFields context, bytes state):
         """A new agent with this state, or None for the defaults; see AgentType.create and load."""
-        agent = self.cls(context)
-        cdef dict attributes = agent.__dict__
+        cdef PyObject* cls = <PyObject*>self.cls
+        if self.plain:
+            agent = (<PyTypeObject*>cls).tp_new(<PyTypeObject*>cls, NOTHING, NULL)
+            set_id(agent, context.address)
+            set_context(agent, context)
+            set_log(agent, None)
+        else:
+            agent = self.cls(context)
+        cdef dict attributes = PyObject_GenericGetDict(agent, NULL)
         stored = self.decode(state)
         for field in self.fields:
             attributes[field] = getattr(stored, field)
@@ -176,12 +196,24 @@ cdef class Plan:
 
 
 @cython.final
+cdef class Running:
+    """A partition that is owned and recovered, and what its turns need of it."""
+
+    cdef object partition, get
+    cdef Waiting fresh
+
+    def __init__(self, partition):
+        self.partition, self.get, self.fresh = partition, partition.store.get, partition.finished.fresh
+
+
+@cython.final
 cdef class Slice:
     """Runs turns until there are no more, the time is up, or Python has to look."""
 
     cdef object turns, open_steps, registry, router, now_ns, clock, new_id, observe, partition_of
     cdef RunQueue queue
-    cdef dict plans, named, encoders, clients
+    cdef list spare  # for what the next turn sends, if the last one sent nothing
+    cdef dict partitions, plans, named, encoders, clients
     cdef tuple routes
     cdef bytes stored
     cdef Py_ssize_t bytes_max, body_max, size_max
@@ -198,7 +230,7 @@ cdef class Slice:
         self.bytes_max = message_bytes_max
         self.body_max = message_bytes_max - SEAL_SIZE
         self.size_max = batch_bytes_max // 4
-        self.plans, self.named, self.encoders = {}, {}, {}
+        self.partitions, self.plans, self.named, self.encoders = {}, {}, {}, {}
 
     def run(self, me, clean, double now, double end):
         """Run turns in the task `me` until `end`, on the clock; `clean` is the context that they begin in.
@@ -240,20 +272,24 @@ cdef class Slice:
         cdef Plan plan
         cdef Frame frame
         cdef Handling handling
+        cdef Running running
+        cdef TurnFields context
         cdef PyObject* result = NULL
         cdef PySendResult outcome
         if mailbox.first_lane is not None or mailbox.ledger is not None or item.record is None:
             return False
-        partition = self.partition_of(mailbox.partition)
-        if partition is None:
-            mailbox.closed = True
-            return None
+        running = self.partitions.get(mailbox.partition)
+        if running is None or running.partition.closed:
+            running = self.running(mailbox.partition)
+            if running is None:
+                mailbox.closed = True
+                return None
         frame = item.envelope
         if mailbox.agent is not None:
             plan = self.plan_of(mailbox.kind)
         else:
             try:
-                plan = self.plan_asleep(partition, mailbox)
+                plan = self.plan_asleep(running, mailbox)
             except FAILURES:  # a store that fails, a damaged record: Python meets it again, inside of the turn
                 return False
             if plan is None or plan.hooked:
@@ -267,7 +303,8 @@ cdef class Slice:
         mailbox.current, mailbox.current_lane = item, lane
         context = mailbox.context
         try:
-            context.begin(frame, self.now_ns())
+            sends, self.spare = self.spare, None
+            context.start(frame, self.now_ns(), [] if sends is None else sends)
             answer = handling.function(mailbox.agent, handling.read(frame))
             if type(answer) is CoroutineType:
                 outcome = PyIter_Send(answer, None, &result)
@@ -283,11 +320,11 @@ cdef class Slice:
             elif is_awaitable(answer):
                 return answer
             if mailbox.ledger is not None or context.steps is not None or mailbox.closed:
-                now[0] = self.turns.end(partition, mailbox, lane, item, answer, now[0])
+                now[0] = self.turns.end(running.partition, mailbox, lane, item, answer, now[0])
                 return None
-            self.finish(partition, mailbox, lane, item, frame, plan, context, answer)
+            self.finish(running, mailbox, lane, item, frame, plan, context, answer)
         except FAILURES as error:
-            now[0] = self.turns.end_failed(partition, mailbox, lane, item, error, now[0])
+            now[0] = self.turns.end_failed(running.partition, mailbox, lane, item, error, now[0])
             return None
         mailbox.current = None
         cdef double started = now[0]
@@ -295,13 +332,22 @@ cdef class Slice:
         self.observe(mailbox, lane, now[0] - started, False)
         return None
 
+    cdef Running running(self, int number):
+        """An owned partition that is running, or None."""
+        partition = self.partition_of(number)
+        if partition is None:
+            self.partitions.pop(number, None)
+            return None
+        running = self.partitions[number] = Running(partition)
+        return running
+
     cdef Plan plan_of(self, kind):
         cdef Plan plan = self.plans.get(kind)
         if plan is None:
             plan = self.plans[kind] = Plan(kind)
         return plan
 
-    cdef Plan plan_asleep(self, partition, Mailbox mailbox):
+    cdef Plan plan_asleep(self, Running running, Mailbox mailbox):
         """The plan for an agent that is not in memory; its state is in `stored` then, None if it has none yet. None if it
         is unusual: it was stopped, is to be spawned, of an unknown type, or damaged."""
         cdef const unsigned char* head
@@ -309,7 +355,7 @@ cdef class Slice:
         cdef bytes stored
         if mailbox.state is not None or mailbox.stopped:
             return None
-        stored = partition.store.get(mailbox.key)
+        stored = running.get(mailbox.key)
         self.stored = None
         if stored is None:
             size = mailbox.address.find("/")
@@ -337,7 +383,8 @@ cdef class Slice:
 
     cdef bint wake(self, Mailbox mailbox, Plan plan, bytes state) except -1:
         """See TurnRunner._activate; False if Python has to say what is wrong."""
-        context = TurnContext(mailbox.address, self.new_id, self.bytes_max, self.open_steps)
+        cdef TurnFields context = (<PyTypeObject*>CONTEXT).tp_new(<PyTypeObject*>CONTEXT, NOTHING, NULL)
+        context.settle(mailbox.address, self.new_id, self.bytes_max, self.open_steps)
         try:
             agent = plan.make(context, state)
             if state is None:
@@ -349,25 +396,31 @@ cdef class Slice:
         return True
 
     cdef int finish(
-        self, partition, Mailbox mailbox, int lane, Item item, Frame frame, Plan plan, context, answer
+        self, Running running, Mailbox mailbox, int lane, Item item, Frame frame, Plan plan, TurnFields context, answer
     ) except -1:
         """See TurnRunner._effects."""
         cdef bytes state = plan.dump(mailbox.agent), record = None
         cdef Finished finished
-        cdef list sent
+        cdef tuple sent = NOTHING
+        cdef list sends = context.sends
         if state != mailbox.state:
             record = plan.record_head + state
-        sends = context.sends
         context.sends = None
-        sent = [self.routed(send) for send in sends] if sends else []
-        if frame.reply_to:
-            sent.append(self.reply(frame, context, answer))
+        if sends:
+            routed = [self.routed(send) for send in sends]
+            if frame.reply_to:
+                routed.append(self.reply(frame, context, answer))
+            sent = tuple(routed)
+        else:
+            self.spare = sends
+            if frame.reply_to:
+                sent = (self.reply(frame, context, answer),)
         finished = Finished(mailbox, lane, item.offset, record, sent)
-        if finished.size > self.size_max and not partition.fits(finished):
-            raise BatchTooLarge(finished.size, partition.limits.batch_bytes_max, mailbox.address)
+        if finished.size > self.size_max and not running.partition.fits(finished):
+            raise BatchTooLarge(finished.size, running.partition.limits.batch_bytes_max, mailbox.address)
         mailbox.state = state
         mailbox.unsettled += 1
-        (<Waiting>partition.finished.fresh).push(finished)
+        running.fresh.push(finished)
         return 0
 
     cdef Sent routed(self, send):
@@ -378,7 +431,7 @@ cdef class Slice:
         destination, key = <tuple><object>found
         return Sent(destination, key, send.body, True)
 
-    cdef Sent reply(self, Frame frame, context, answer):
+    cdef Sent reply(self, Frame frame, TurnFields context, answer):
         """See effects.reply_body and Router.sent."""
         cdef str name, content_type, target = frame.reply_to, correlation_id
         cdef tuple destination

@@ -305,6 +305,7 @@ class TurnRunner:
         """End what a turn with a ledger leaves open; with its message its steps go, too."""
         if mailbox.context is not None and mailbox.context.steps is not None:
             mailbox.context.steps.close()
+            mailbox.context.steps = None
         if finished is not None and mailbox.ledger is not None:
             if mailbox.context is not None:
                 mailbox.context.attempt = 0
