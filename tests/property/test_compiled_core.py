@@ -10,6 +10,7 @@ import sys
 from array import array
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -133,7 +134,27 @@ def finishing(seed: int) -> list[Any]:
     return [*found, len(waiting)]
 
 
-WAYS: dict[str, Callable[[int], list[Any]]] = {"lane": lane, "queue": queue, "finishing": finishing}
+def kinds(rng: random.Random) -> list[Any]:
+    return [None, *(SimpleNamespace(name=f"T{i}") for i in range(rng.randint(0, 3)))]
+
+
+def counting(seed: int) -> list[Any]:
+    """Turns of agents with and without a type are counted, in runs and mixed."""
+    rng, agents = random.Random(seed), [Mailbox(f"A/{i}", 0) for i in range(5)]
+    types = kinds(rng)
+    for agent in agents:
+        agent.kind = rng.choice(types)
+    found: list[Any] = []
+    for _ in range(20):
+        places = [(rng.choice([*agents, None]), rng.randrange(3)) for _ in range(rng.randint(0, 9))]
+        turns = [Finished(*place, 0, None, []) for place in places for _ in range(rng.choice([1, 1, 5]))]
+        found.append(loops.tally(turns, "unknown"))
+    return [sorted(counts.items()) for counts in found]
+
+
+WAYS: dict[str, Callable[[int], list[Any]]] = {
+    way.__name__: way for way in (lane, queue, finishing, counting)
+}
 
 
 def outcomes(name: str) -> list[str]:
