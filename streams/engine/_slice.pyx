@@ -11,6 +11,7 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from libc.stdint cimport int64_t
 
+from rookery.schemas._ids cimport IdSource
 from rookery.schemas._wire cimport CLOSED, OPEN, Frame, body_of
 from rookery.streams.core._mailboxes cimport Finished, Item, Lane, Mailbox, RunQueue, Sent, Waiting
 
@@ -181,6 +182,7 @@ cdef class Slice:
 
     cdef object turns, open_steps, registry, router, now_ns, clock, new_id, observe, partition_of
     cdef RunQueue queue
+    cdef IdSource ids  # `new_id`, if it is compiled; else None
     cdef dict plans, named, encoders, clients
     cdef tuple routes
     cdef bytes stored
@@ -194,6 +196,7 @@ cdef class Slice:
         self.turns, self.registry, self.router, self.queue = turns, registry, router, queue
         self.partition_of, self.open_steps = partition_of, turns.open_steps
         self.now_ns, self.clock, self.new_id, self.observe = now_ns, clock, new_id, observe
+        self.ids = new_id if isinstance(new_id, IdSource) else None
         self.clients, self.routes = router.clients, router.routes
         self.bytes_max = message_bytes_max
         self.body_max = message_bytes_max - SEAL_SIZE
@@ -380,7 +383,7 @@ cdef class Slice:
 
     cdef Sent reply(self, Frame frame, context, answer):
         """See effects.reply_body and Router.sent."""
-        cdef str name, content_type, target = frame.reply_to, correlation_id
+        cdef str name, content_type, target = frame.reply_to, correlation_id, new_id
         cdef tuple destination
         cdef bytes payload, body
         cdef PyObject* found
@@ -401,8 +404,9 @@ cdef class Slice:
         name = spelled if type(spelled) is str else str.__str__(spelled)
         if frame.id.startswith(ASK_PREFIX):
             name = REPLY
+        new_id = self.ids.next_id() if self.ids is not None else self.new_id()
         body = body_of(
-            context.address, target, payload, <int64_t>context.now_ns, frame.priority, self.new_id(), name,
+            context.address, target, payload, <int64_t>context.now_ns, frame.priority, new_id, name,
             content_type, correlation_id, frame.id, mode, 0, 0,
         )
         if len(body) > self.body_max:

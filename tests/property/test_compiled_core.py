@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from rookery.schemas.ids import id_source
 from rookery.schemas.journal import LanePosition
 from rookery.streams.core import loops
 from rookery.streams.core.batch import Finished, Sent
@@ -152,8 +153,14 @@ def counting(seed: int) -> list[Any]:
     return [sorted(counts.items()) for counts in found]
 
 
+def naming(seed: int) -> list[Any]:
+    """Ids of one source after another."""
+    new_id = id_source("x" * (seed % 30))
+    return [new_id() for _ in range(120_000 if seed % LONG == 0 else 12)]
+
+
 WAYS: dict[str, Callable[[int], list[Any]]] = {
-    way.__name__: way for way in (lane, queue, finishing, counting)
+    way.__name__: way for way in (lane, queue, finishing, counting, naming)
 }
 
 
