@@ -11,6 +11,7 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from libc.stdint cimport int64_t
 
+from rookery.ops._observe cimport TurnObserver
 from rookery.schemas._ids cimport IdSource
 from rookery.schemas._wire cimport CLOSED, OPEN, Frame, body_of
 from rookery.streams.core._mailboxes cimport Finished, Item, Lane, Mailbox, RunQueue, Sent, Waiting
@@ -119,14 +120,14 @@ cdef class Handling:
 cdef class Plan:
     """What the turns of one agent type need of it."""
 
-    cdef object kind, cls, struct, encode, decode
+    cdef object kind, name, cls, struct, encode, decode
     cdef dict handlings
     cdef tuple fields
     cdef bytes record_head
     cdef bint timed, hooked
 
     def __init__(self, kind):
-        self.kind, self.cls, self.hooked = kind, kind.cls, kind.has_activate
+        self.kind, self.name, self.cls, self.hooked = kind, kind.name, kind.cls, kind.has_activate
         self.handlings = {name: Handling(kind.find(name)) for name in kind.message_types}
         schema = kind.schema
         self.struct, self.encode, self.fields = schema.struct, schema.encode, schema.fields
@@ -182,7 +183,8 @@ cdef class Slice:
 
     cdef object turns, open_steps, registry, router, now_ns, clock, new_id, observe, partition_of
     cdef RunQueue queue
-    cdef IdSource ids  # `new_id`, if it is compiled; else None
+    cdef TurnObserver observer  # `observe` and `new_id`, if they are compiled; else None
+    cdef IdSource ids
     cdef dict plans, named, encoders, clients
     cdef tuple routes
     cdef bytes stored
@@ -196,6 +198,7 @@ cdef class Slice:
         self.turns, self.registry, self.router, self.queue = turns, registry, router, queue
         self.partition_of, self.open_steps = partition_of, turns.open_steps
         self.now_ns, self.clock, self.new_id, self.observe = now_ns, clock, new_id, observe
+        self.observer = observe if isinstance(observe, TurnObserver) else None
         self.ids = new_id if isinstance(new_id, IdSource) else None
         self.clients, self.routes = router.clients, router.routes
         self.bytes_max = message_bytes_max
@@ -295,7 +298,10 @@ cdef class Slice:
         mailbox.current = None
         cdef double started = now[0]
         now[0] = mailbox.used_at = self.clock()
-        self.observe(mailbox, lane, now[0] - started, False)
+        if self.observer is not None:
+            self.observer.observe(mailbox.address, plan.name, lane, now[0] - started, False)
+        else:
+            self.observe(mailbox, lane, now[0] - started, False)
         return None
 
     cdef Plan plan_of(self, kind):

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from rookery.ops.metrics import TURN_BOUNDS, Metrics
 from rookery.schemas.ids import id_source
 from rookery.schemas.journal import LanePosition
 from rookery.streams.core import loops
@@ -153,6 +154,21 @@ def counting(seed: int) -> list[Any]:
     return [sorted(counts.items()) for counts in found]
 
 
+def observing(seed: int) -> list[Any]:
+    """Turns of any length, more agents than there are labels, and scrapes."""
+    rng = random.Random(seed)
+    metrics, types = Metrics(rng.choice([0, 1, 7, 100])), kinds(rng)
+    agents: list[Any] = [SimpleNamespace(address=f"A/{i}", kind=rng.choice(types)) for i in range(rng.randint(1, 60))]
+    found: list[Any] = []
+    for _ in range(1_500):
+        seconds = rng.choice([0.0, 1e-5, rng.random() / 1_000, rng.choice(TURN_BOUNDS), 10 ** rng.uniform(-5, 3)])
+        agent = agents[int(len(agents) * rng.random() ** 3)]
+        metrics.observer(agent, rng.randrange(3), seconds, rng.random() < 0.1)
+        if rng.random() < 0.005:
+            found += [metrics.exposition(), metrics.sampled()]
+    return [*found, metrics.exposition(), metrics.sampled()]
+
+
 def naming(seed: int) -> list[Any]:
     """Ids of one source after another."""
     new_id = id_source("x" * (seed % 30))
@@ -160,7 +176,7 @@ def naming(seed: int) -> list[Any]:
 
 
 WAYS: dict[str, Callable[[int], list[Any]]] = {
-    way.__name__: way for way in (lane, queue, finishing, counting, naming)
+    way.__name__: way for way in (lane, queue, finishing, counting, observing, naming)
 }
 
 
