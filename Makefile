@@ -7,7 +7,7 @@
 
 READY := .venv/.ready
 # Compiled by `make setup` where there is a C compiler.
-COMPILED := $(wildcard schemas/_*.p[xy][dx] streams/*/_*.p[xy][dx])
+COMPILED := $(wildcard schemas/_*.p[xy][dx] agents/_*.p[xy][dx] ops/_*.p[xy][dx] streams/*/_*.p[xy][dx])
 PY := .venv/bin/python
 # Like `-m rookery.ops.servers`, but a Ctrl-C while Python is still importing ends it without a traceback.
 SERVERS := $(PY) -c 'import runpy, signal; signal.signal(signal.SIGINT, signal.SIG_DFL); \

@@ -21,7 +21,8 @@ PURE = "ROOKERY_PURE"
 
 def sources() -> list[Path]:
     """What is to be compiled, below `src`."""
-    return sorted(path for room in ("agents", "schemas", "streams") for path in (ROOT / "src/rookery" / room).rglob("_*.pyx"))
+    rooms = [ROOT / "src/rookery" / room for room in ("schemas", "agents", "ops", "streams")]
+    return sorted(path for room in rooms for path in room.rglob("_*.pyx"))
 
 
 def build(target: Path) -> list[Path]:

@@ -1,8 +1,8 @@
 """Every metric of a worker, on one page.
 
-A turn only bumps slots of plain lists, in `Metrics.observer`; everything else is read from the statistics of the engine
-and built when somebody scrapes. Turns and scrapes share one event loop, so nothing is locked. All numbers are of this
-process, since it started.
+A turn only bumps slots, in `Metrics.observer`, whose compiled twin is `_observe.pyx`; everything else is read from the
+statistics of the engine and built when somebody scrapes. Turns and scrapes share one event loop, so nothing is locked.
+All numbers are of this process, since it started.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from prometheus_client.metrics_core import (
 )
 
 from rookery.ops.hot import SAMPLE, Turn
+from rookery.schemas import native
 from rookery.schemas.envelope import Priority
 
 Statistics = Mapping[str, Any]
@@ -177,6 +178,11 @@ def _slots() -> list[float]:
     return [0] * _SUM + [0.0, 0]
 
 
+if (_compiled := native.load("rookery.ops._observe")) is not None:
+    _compiled.learn(TURN_BOUNDS, SAMPLE, UNKNOWN)
+    _slots = _compiled.Slots  # read like the list
+
+
 class _Agents:
     """Slots by agent: `labelled` by address, `other` for all the rest together.
 
@@ -220,7 +226,11 @@ class Metrics:
         self._sample: deque[Turn] = deque(maxlen=SAMPLE_MAX)
         self._registry = CollectorRegistry()
         self._registry.register(self)
-        self.observer: TurnObserver = self._make_observer()
+        self.observer: TurnObserver
+        if _compiled is None:
+            self.observer = self._make_observer()
+        else:
+            self.observer = _compiled.TurnObserver(self._agents, self._types, self._sample.append)
 
     def _make_observer(self) -> TurnObserver:
         # A closure, since looking its parts up through `self` takes time; so does a search where most turns end.

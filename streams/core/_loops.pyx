@@ -117,6 +117,30 @@ def acknowledge(list turns, ledgers):
             turn.acked()
 
 
+def tally(list turns, str unknown):
+    """See loops.tally."""
+    cdef dict counts = {}
+    cdef Finished turn
+    cdef Py_ssize_t count = 0  # of the last turns, which are all of one kind and lane
+    cdef int lane = 0
+    kind = None
+    for turn in turns:
+        found = None if turn.mailbox is None else turn.mailbox.kind
+        if found is not kind or turn.lane != lane:
+            add(counts, kind, unknown, lane, count)
+            kind, lane, count = found, turn.lane, 0
+        count += 1
+    add(counts, kind, unknown, lane, count)
+    return counts
+
+
+cdef int add(dict counts, kind, str unknown, int lane, Py_ssize_t count) except -1:
+    if count:
+        place = unknown if kind is None else kind.name, lane
+        counts[place] = counts.get(place, 0) + count
+    return 0
+
+
 def idle(mailboxes, double before, Py_ssize_t excess):
     """See loops.idle."""
     cdef Mailbox mailbox

@@ -133,6 +133,16 @@ def acknowledge(turns: Iterable[Finished], ledgers: Ledgers) -> None:
             turn.acked()
 
 
+def tally(turns: Iterable[Finished], unknown: str) -> dict[tuple[str, int], int]:
+    """How many of the turns are of each agent type and lane; `unknown` is the type of an agent that was never made."""
+    counts: dict[tuple[str, int], int] = {}
+    for turn in turns:
+        mailbox = turn.mailbox
+        place = unknown if mailbox is None or mailbox.kind is None else mailbox.kind.name, turn.lane
+        counts[place] = counts.get(place, 0) + 1
+    return counts
+
+
 def idle(mailboxes: Iterable[Mailbox], before: float, excess: int) -> list[Mailbox]:
     """The agents that idle: all that were used last at `before` or earlier, in any case the `excess` that have idled
     longest; in the order of their last use."""
@@ -146,4 +156,5 @@ def _used_at(mailbox: Mailbox) -> float:
 
 if (_compiled := native.load("rookery.streams.core._loops")) is not None:
     admit, deliver, take = _compiled.admit, _compiled.deliver, _compiled.take
-    number, settle, acknowledge, idle = _compiled.number, _compiled.settle, _compiled.acknowledge, _compiled.idle
+    number, settle, acknowledge = _compiled.number, _compiled.settle, _compiled.acknowledge
+    tally, idle = _compiled.tally, _compiled.idle

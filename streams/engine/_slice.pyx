@@ -12,6 +12,8 @@ from cpython.ref cimport Py_INCREF, Py_XDECREF
 from libc.stdint cimport int64_t
 
 from rookery.agents._effects cimport TurnFields
+from rookery.ops._observe cimport TurnObserver
+from rookery.schemas._ids cimport IdSource
 from rookery.schemas._wire cimport CLOSED, OPEN, Frame, body_of
 from rookery.streams.core._mailboxes cimport Finished, Item, Lane, Mailbox, RunQueue, Sent, Waiting
 
@@ -129,14 +131,14 @@ cdef class Handling:
 cdef class Plan:
     """What the turns of one agent type need of it."""
 
-    cdef object kind, cls, struct, encode, decode
+    cdef object kind, name, cls, struct, encode, decode
     cdef dict handlings
     cdef tuple fields
     cdef bytes record_head
     cdef bint timed, hooked, plain
 
     def __init__(self, kind):
-        self.kind, self.cls, self.hooked = kind, kind.cls, kind.has_activate
+        self.kind, self.name, self.cls, self.hooked = kind, kind.name, kind.cls, kind.has_activate
         self.handlings = {name: Handling(kind.find(name)) for name in kind.message_types}
         schema = kind.schema
         self.struct, self.encode, self.fields = schema.struct, schema.encode, schema.fields
@@ -212,6 +214,8 @@ cdef class Slice:
 
     cdef object turns, open_steps, registry, router, now_ns, clock, new_id, observe, partition_of
     cdef RunQueue queue
+    cdef TurnObserver observer  # `observe` and `new_id`, if they are compiled; else None
+    cdef IdSource ids
     cdef list spare  # for what the next turn sends, if the last one sent nothing
     cdef dict partitions, plans, named, encoders, clients
     cdef tuple routes
@@ -226,6 +230,8 @@ cdef class Slice:
         self.turns, self.registry, self.router, self.queue = turns, registry, router, queue
         self.partition_of, self.open_steps = partition_of, turns.open_steps
         self.now_ns, self.clock, self.new_id, self.observe = now_ns, clock, new_id, observe
+        self.observer = observe if isinstance(observe, TurnObserver) else None
+        self.ids = new_id if isinstance(new_id, IdSource) else None
         self.clients, self.routes = router.clients, router.routes
         self.bytes_max = message_bytes_max
         self.body_max = message_bytes_max - SEAL_SIZE
@@ -329,7 +335,10 @@ cdef class Slice:
         mailbox.current = None
         cdef double started = now[0]
         now[0] = mailbox.used_at = self.clock()
-        self.observe(mailbox, lane, now[0] - started, False)
+        if self.observer is not None:
+            self.observer.observe(mailbox.address, plan.name, lane, now[0] - started, False)
+        else:
+            self.observe(mailbox, lane, now[0] - started, False)
         return None
 
     cdef Running running(self, int number):
@@ -433,7 +442,7 @@ cdef class Slice:
 
     cdef Sent reply(self, Frame frame, TurnFields context, answer):
         """See effects.reply_body and Router.sent."""
-        cdef str name, content_type, target = frame.reply_to, correlation_id
+        cdef str name, content_type, target = frame.reply_to, correlation_id, new_id
         cdef tuple destination
         cdef bytes payload, body
         cdef PyObject* found
@@ -454,8 +463,9 @@ cdef class Slice:
         name = spelled if type(spelled) is str else str.__str__(spelled)
         if frame.id.startswith(ASK_PREFIX):
             name = REPLY
+        new_id = self.ids.next_id() if self.ids is not None else self.new_id()
         body = body_of(
-            context.address, target, payload, <int64_t>context.now_ns, frame.priority, self.new_id(), name,
+            context.address, target, payload, <int64_t>context.now_ns, frame.priority, new_id, name,
             content_type, correlation_id, frame.id, mode, 0, 0,
         )
         if len(body) > self.body_max:

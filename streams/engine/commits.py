@@ -1,8 +1,9 @@
 """How many turns commit batches carry and how long they take, by agent type and priority."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from rookery.ops.metrics import UNKNOWN
+from rookery.streams.core import loops
 from rookery.streams.core.batch import Finished
 from rookery.streams.core.mailbox import LANES
 
@@ -13,15 +14,9 @@ class Commits:
     def __init__(self) -> None:
         self._counts: dict[tuple[str, int], list[float]] = {}
 
-    def add(self, turns: Iterable[Finished], seconds: float) -> None:
+    def add(self, turns: Sequence[Finished], seconds: float) -> None:
         """A batch of these turns was acknowledged so long after it was built."""
-        here: dict[tuple[str, int], int] = {}
-        for turn in turns:
-            mailbox = turn.mailbox
-            kind = UNKNOWN if mailbox is None or mailbox.kind is None else mailbox.kind.name
-            place = kind, turn.lane
-            here[place] = here.get(place, 0) + 1
-        for place, count in here.items():
+        for place, count in loops.tally(turns, UNKNOWN).items():
             slots = self._counts.get(place)
             if slots is None:
                 slots = self._counts[place] = [0, 0, 0.0]

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import itertools
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import chain
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,6 +22,7 @@ from rookery.ops.servers.addresses import is_loopback
 from rookery.ops.settings import Settings
 from rookery.schemas import native
 from rookery.schemas.errors import ConfigurationError, NotBound
+from rookery.schemas.ids import id_source
 from rookery.streams.client import Client
 from rookery.streams.core.store import in_memory
 from rookery.streams.engine.engine import Engine
@@ -43,12 +43,6 @@ GC_THRESHOLDS = (50_000, 20, 50)
 
 # Sending what the worker's own client has buffered and removing its reply topic, at the end; seconds.
 CLIENT_STOP_TIMEOUT = 5.0
-
-
-def id_source() -> Callable[[], str]:
-    """Message ids: unique by a random prefix of this process, cheap by a counter."""
-    prefix, numbers = f"{uuid.uuid4().hex[:16]}-", itertools.count()
-    return lambda: prefix + str(next(numbers))
 
 
 def refuse_open_web(settings: Settings, host: str) -> None:
@@ -155,7 +149,7 @@ class EngineService(Service):
             self._log,
             worker=app.worker_name,
             now_ns=time.time_ns,
-            new_id=id_source(),
+            new_id=id_source(f"{uuid.uuid4().hex[:16]}-"),
             observe=app.metrics.observer,
             open_store=in_memory if self._stores is None else self._stores.open,
         )

@@ -10,10 +10,13 @@ import sys
 from array import array
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from rookery.ops.metrics import TURN_BOUNDS, Metrics
+from rookery.schemas.ids import id_source
 from rookery.schemas.journal import LanePosition
 from rookery.streams.core import loops
 from rookery.streams.core.batch import Finished, Sent
@@ -133,7 +136,48 @@ def finishing(seed: int) -> list[Any]:
     return [*found, len(waiting)]
 
 
-WAYS: dict[str, Callable[[int], list[Any]]] = {"lane": lane, "queue": queue, "finishing": finishing}
+def kinds(rng: random.Random) -> list[Any]:
+    return [None, *(SimpleNamespace(name=f"T{i}") for i in range(rng.randint(0, 3)))]
+
+
+def counting(seed: int) -> list[Any]:
+    """Turns of agents with and without a type are counted, in runs and mixed."""
+    rng, agents = random.Random(seed), [Mailbox(f"A/{i}", 0) for i in range(5)]
+    types = kinds(rng)
+    for agent in agents:
+        agent.kind = rng.choice(types)
+    found: list[Any] = []
+    for _ in range(20):
+        places = [(rng.choice([*agents, None]), rng.randrange(3)) for _ in range(rng.randint(0, 9))]
+        turns = [Finished(*place, 0, None, []) for place in places for _ in range(rng.choice([1, 1, 5]))]
+        found.append(loops.tally(turns, "unknown"))
+    return [sorted(counts.items()) for counts in found]
+
+
+def observing(seed: int) -> list[Any]:
+    """Turns of any length, more agents than there are labels, and scrapes."""
+    rng = random.Random(seed)
+    metrics, types = Metrics(rng.choice([0, 1, 7, 100])), kinds(rng)
+    agents: list[Any] = [SimpleNamespace(address=f"A/{i}", kind=rng.choice(types)) for i in range(rng.randint(1, 60))]
+    found: list[Any] = []
+    for _ in range(1_500):
+        seconds = rng.choice([0.0, 1e-5, rng.random() / 1_000, rng.choice(TURN_BOUNDS), 10 ** rng.uniform(-5, 3)])
+        agent = agents[int(len(agents) * rng.random() ** 3)]
+        metrics.observer(agent, rng.randrange(3), seconds, rng.random() < 0.1)
+        if rng.random() < 0.005:
+            found += [metrics.exposition(), metrics.sampled()]
+    return [*found, metrics.exposition(), metrics.sampled()]
+
+
+def naming(seed: int) -> list[Any]:
+    """Ids of one source after another."""
+    new_id = id_source("x" * (seed % 30))
+    return [new_id() for _ in range(120_000 if seed % LONG == 0 else 12)]
+
+
+WAYS: dict[str, Callable[[int], list[Any]]] = {
+    way.__name__: way for way in (lane, queue, finishing, counting, observing, naming)
+}
 
 
 def outcomes(name: str) -> list[str]:

@@ -16,6 +16,7 @@ from rookery.schemas import payload
 from rookery.schemas.address import partition_of
 from rookery.schemas.deadletter import DeadLetter, decode_dead_letter
 from rookery.schemas.envelope import Priority, encode_body, seal
+from rookery.schemas.ids import id_source
 from rookery.streams.core.routing import Topics
 from rookery.streams.core.store import OpenStore, in_memory
 from rookery.streams.engine.engine import Engine
@@ -143,14 +144,13 @@ class Cluster:
     def add_worker(self, open_store: OpenStore = in_memory) -> int:
         """One more worker, which owns nothing yet; returns its index."""
         index, port = len(self.workers), CountingPort(self.log)
-        numbers = itertools.count()
         engine = Engine(
             self.settings,
             self.registry,
             port,
             worker=f"w{index}",
             now_ns=lambda: NOW_NS + int((asyncio.get_running_loop().time() + self.clocks[index]) * 1e9),
-            new_id=lambda: f"w{index}-{next(numbers)}",
+            new_id=id_source(f"w{index}-"),
             open_store=open_store,
         )
         self.ports.append(port)

@@ -1,0 +1,17 @@
+cdef enum:
+    BUCKETS_MAX = 32
+
+
+cdef class Slots:
+    cdef double[BUCKETS_MAX] counts
+    cdef double seconds, failed
+    cdef void count(self, int bucket, double seconds) noexcept
+
+
+cdef class TurnObserver:
+    cdef dict labelled
+    cdef Slots other
+    cdef Py_ssize_t first_max
+    cdef object types, remember, take
+    cdef int rest
+    cdef int observe(self, object address, object name, int lane, double seconds, bint failed) except -1
