@@ -17,10 +17,9 @@ except ImportError:
 else:
 
     class _Loop(uvloop.Loop):
-        def time(self) -> float:
-            # uvloop's own counts whole milliseconds and stands still during a callback: a runner's slice would never
-            # end, and a guarded block that held up the loop would not notice how late it is. This sets timers, too.
-            return time.monotonic()
+        # uvloop's own counts whole milliseconds and stands still during a callback: a runner's slice would never
+        # end, and a guarded block that held up the loop would not notice how late it is. This sets timers, too.
+        time = staticmethod(time.monotonic)
 
     class _Policy(uvloop.EventLoopPolicy):  # type: ignore[misc]  # untyped, since Python 3.14 deprecates them
         def _loop_factory(self) -> uvloop.Loop:
