@@ -222,9 +222,9 @@ cdef int _parse(Frame frame, const unsigned char* p, const unsigned char* end) e
             return 0
         text = <const char*>p
         if tag == 0x0A:
-            frame.sender = _shared(text, size)
+            frame.sender = _shared(tag, text, size)
         elif tag == 0x12:
-            frame.target = _shared(text, size)
+            frame.target = _shared(tag, text, size)
         elif tag == 0x1A:
             frame.payload = PyBytes_FromStringAndSize(text, size)
         elif tag == 0x32:
@@ -234,11 +234,11 @@ cdef int _parse(Frame frame, const unsigned char* p, const unsigned char* end) e
         elif tag == 0x42:
             frame.causation_id = _own(text, size)
         elif tag == 0x4A:
-            frame.reply_to = _shared(text, size)
+            frame.reply_to = _shared(tag, text, size)
         elif tag == 0x52:
-            frame.type = _shared(text, size)
+            frame.type = _shared(tag, text, size)
         elif tag == 0x5A:
-            frame.content_type = _shared(text, size)
+            frame.content_type = _shared(tag, text, size)
         elif tag == 0x6A:
             if not _parse_delivery(frame, p, p + size):
                 return 0
@@ -290,7 +290,7 @@ cdef int _parse_header(Frame frame, const unsigned char* p, const unsigned char*
     p = _size(p + 1, end, &size)
     if p == NULL:
         return 0
-    cdef str key = _shared(<const char*>p, size)
+    cdef str key = _shared(0x72, <const char*>p, size)
     p += size
     if p >= end or p[0] != 0x12:
         return 0
@@ -309,8 +309,10 @@ cdef inline str _own(const char* data, Py_ssize_t size):
 
 
 # Names of agents, clients and types come again and again: as the same object they need neither memory nor hashing. A
-# text has one slot and drives out the one before it; at most 16,384 x 177 bytes = 2.9 MB.
+# text has one slot and drives out the one before it; at most 16,384 x 177 bytes = 2.9 MB. Of each field, the slot of the
+# message before is looked at first: from one message to the next, most fields are the same.
 cdef PyObject* _slots[1 << SHARED_BITS]
+cdef uint64_t _before[16]
 
 
 cdef inline uint64_t _slot(const char* data, Py_ssize_t size) noexcept nogil:
@@ -327,22 +329,29 @@ cdef inline uint64_t _slot(const char* data, Py_ssize_t size) noexcept nogil:
     return h >> (64 - SHARED_BITS)
 
 
-cdef str _shared(const char* data, Py_ssize_t size):
+cdef inline bint _holds(PyObject* found, const char* data, Py_ssize_t size) noexcept:
+    """Whether what a slot has is this text."""
+    return found != NULL and PyUnicode_GET_LENGTH(found) == size and not memcmp(PyUnicode_DATA(found), data, size)
+
+
+cdef str _shared(unsigned char tag, const char* data, Py_ssize_t size):
     """A text that may come again; of ASCII up to a size, always the same object while it keeps its slot."""
-    cdef PyObject* found
-    cdef uint64_t slot
+    cdef uint64_t* before = &_before[tag >> 3]
+    cdef PyObject* found = _slots[before[0]]
     if size == 0:
         return ""
+    if _holds(found, data, size):
+        return <str>found
     if size > SHARED_BYTES_MAX:
         return _own(data, size)
-    slot = _slot(data, size)
-    found = _slots[slot]
-    if found != NULL and PyUnicode_GET_LENGTH(found) == size and not memcmp(PyUnicode_DATA(found), data, size):
+    before[0] = _slot(data, size)
+    found = _slots[before[0]]
+    if _holds(found, data, size):
         return <str>found
     text = _own(data, size)
     if PyUnicode_IS_ASCII(text):
         PyObject_Hash(text)
         Py_INCREF(text)
-        _slots[slot] = <PyObject*>text
+        _slots[before[0]] = <PyObject*>text
         Py_XDECREF(found)
     return text

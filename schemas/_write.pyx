@@ -8,7 +8,7 @@ from cpython.dict cimport PyDict_CheckExact
 from cpython.unicode cimport PyUnicode_CheckExact
 from libc.stdint cimport INT64_MAX, UINT32_MAX, int32_t, int64_t, uint32_t, uint64_t
 
-from rookery.schemas._crc cimport crc32, crc_begin
+from rookery.schemas._crc cimport crc32, crc32_by_table, crc_begin
 
 from rookery.schemas import wire
 
@@ -208,3 +208,9 @@ def seal(body, source=None, sequence=0):
         if number(source, 0, UINT32_MAX, &partition) and number(sequence, 0, INT64_MAX, &count):
             return sealed(<bytes>body, DELIVERED, <uint32_t>partition, <uint64_t>count)
     return wire.seal(body, source, sequence)
+
+
+def checksum(const unsigned char[::1] data, *, bint by_table=False):
+    """CRC-32 of a buffer; `by_table` as where the processor has no instruction for it."""
+    cdef const unsigned char* first = &data[0] if data.shape[0] else NULL
+    return crc32_by_table(first, data.shape[0]) if by_table else crc32(first, data.shape[0])

@@ -7,8 +7,9 @@ carry producer id, epoch and sequence, the broker stores them once.
 """
 
 import asyncio
+import functools
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from aiokafka import AIOKafkaProducer, TopicPartition
@@ -28,7 +29,9 @@ from aiokafka.errors import (
     for_code,
 )
 from aiokafka.producer.message_accumulator import BatchBuilder
+from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.protocol.transaction import InitProducerIdRequest
+from aiokafka.protocol.types import Array, Bytes, Int32, Schema
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from rookery.schemas import native
@@ -108,9 +111,47 @@ def encode_batch(
     return builder.build(), count
 
 
+class OneCopy(ProduceRequest):  # type: ignore[misc]
+    """A request whose batches are copied once when it is encoded; aiokafka joins them anew at each of six levels."""
+
+    def __init__(self, request: ProduceRequest) -> None:
+        self.__dict__.update(request.__dict__)
+
+    def build(self, request_struct_class: Any) -> Any:
+        """The same struct, but for how it is encoded."""
+        return super().build(_encoded_once(request_struct_class))
+
+
+@functools.cache
+def _encoded_once(struct: Any) -> type[Any]:
+    def encode(self: Any) -> bytes:
+        return b"".join(_parts(struct.SCHEMA, [vars(self)[name] for name in struct.SCHEMA.names]))
+
+    return type(struct.__name__, (struct,), {"encode": encode})
+
+
+def _parts(field: Any, value: Any) -> Iterator[bytes]:
+    if isinstance(field, Schema):
+        for inner, item in zip(field.fields, value, strict=True):
+            yield from _parts(inner, item)
+    elif type(field) is Array:
+        yield Int32.encode(len(value))
+        for item in value:
+            yield from _parts(field.array_of, item)
+    elif field is Bytes:
+        yield Int32.encode(len(value))
+        yield value
+    else:
+        yield field.encode(value)
+
+
+async def _send(send: Callable[..., Awaitable[Any]], node_id: int, request: Any, **more: Any) -> Any:
+    return await send(node_id, OneCopy(request) if isinstance(request, ProduceRequest) else request, **more)
+
+
 def plain_producer(client_kwargs: Mapping[str, Any], request_timeout: float) -> AIOKafkaProducer:
     """A producer for sequenced batches; `request_timeout` in seconds bounds a request and a batch's attempts."""
-    return AIOKafkaProducer(
+    producer = AIOKafkaProducer(
         **client_kwargs,
         acks="all",
         enable_idempotence=False,
@@ -119,6 +160,8 @@ def plain_producer(client_kwargs: Mapping[str, Any], request_timeout: float) -> 
         retry_backoff_ms=50,
         max_request_size=BATCH_BYTES_MAX,
     )
+    producer.client.send = functools.partial(_send, producer.client.send)
+    return producer
 
 
 async def deliver(

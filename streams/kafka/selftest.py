@@ -17,6 +17,8 @@ from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.consumer.subscription_state import SubscriptionState
 from aiokafka.producer.message_accumulator import BatchBuilder, MessageAccumulator
 from aiokafka.producer.sender import Sender
+from aiokafka.protocol.produce import ProduceRequest
+from aiokafka.protocol.struct import Struct
 from aiokafka.protocol.transaction import InitProducerIdRequest
 from faust import App
 from faust.app.base import BootStrategy
@@ -129,6 +131,8 @@ KNOWN = (
     Known(Sender, "_send_produce_req", "node_id batches"),
     Known(AIOKafkaClient, "coordinator_lookup", "coordinator_type coordinator_key"),
     Known(AIOKafkaClient, "send", "node_id request group"),
+    Known(ProduceRequest, "build", "request_struct_class"),
+    Known(Struct, "encode", ""),
     Known(AIOKafkaClient, "add_topic", "topic"),
     Known(AIOKafkaClient, "force_metadata_update", ""),
     Known(AIOKafkaClient, "get_random_node", ""),

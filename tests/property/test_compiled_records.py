@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
@@ -65,6 +66,14 @@ def test_what_is_no_header_is_refused(header: Any) -> None:
 @given(st.binary(max_size=100))
 def test_every_crc_is_that_of_aiokafka(data: bytes) -> None:
     assert _records.crc32c(data) == _records.crc32c(data, by_table=True) == calc_crc32c(data)
+
+
+def test_the_crc_of_blocks_side_by_side_is_the_same() -> None:
+    data = random.Random(21).randbytes(10_000)
+    for size in (*range(1_530, 1_550), *range(3_065, 3_085), *range(1, 10_000, 97)):
+        for at in (0, 1, 10_000 - size):
+            some = data[at : at + size]
+            assert _records.crc32c(some) == _records.crc32c(some, by_table=True) == calc_crc32c(some)
 
 
 @given(

@@ -350,3 +350,16 @@ def test_slots_are_the_same_to_the_byte(slot: Slot) -> None:
 )
 def test_odd_slots_have_the_same_fate(slot: Slot) -> None:
     assert outcome(SLOT.encode_slot, slot) == outcome(journal.encode_slot_pure, slot)
+
+
+# --- checksums ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by_table", [False, True])
+def test_every_crc_is_that_of_zlib(by_table: bool) -> None:
+    chance = random.Random(20)
+    memory = memoryview(chance.randbytes(2_100))
+    for size in range(2_001):
+        for at in {0, chance.randrange(64), 2_100 - size}:
+            data = memory[at : at + size]
+            assert WRITE.checksum(data, by_table=by_table) == zlib.crc32(data), (size, at)
