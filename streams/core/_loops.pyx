@@ -1,8 +1,21 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
 """Compiled twin of loops.py; see there for what each function does."""
 
+from libc.stdint cimport uint32_t
+
+from rookery.schemas._address cimport is_plain_address, murmur2_of
 from rookery.schemas._wire cimport DELIVERED, Frame, decode_frame, sealed
-from rookery.streams.core._mailboxes cimport Finished, Item, Mailbox, RunQueue, Sent, Waiting
+from rookery.streams.core._fetched cimport FetchedRecord
+from rookery.streams.core._mailboxes cimport (
+    Finished,
+    Item,
+    Mailbox,
+    RunQueue,
+    Sent,
+    Waiting,
+    new_item,
+    new_mailbox,
+)
 from rookery.streams.core._progress cimport LaneProgress
 
 from heapq import nsmallest
@@ -18,11 +31,16 @@ def admit(LaneProgress progress, records, Py_ssize_t at, long long partitions, r
     cdef bint admitted
     for index in range(at, count):
         record = records[index]
-        offset = record.offset
+        if type(record) is FetchedRecord:
+            offset, headers, value = (
+                (<FetchedRecord>record).offset, (<FetchedRecord>record).headers, (<FetchedRecord>record).value
+            )
+        else:
+            offset, headers, value = record.offset, record.headers, record.value
         if offset != progress.next:
             return index
         try:
-            frame = read(record) if record.headers else decode_frame(record.value)
+            frame = read(record) if headers else decode_frame(value)
         except EnvelopeError as error:
             if progress.admit_client(""):
                 refused.append((record, error))
@@ -32,16 +50,25 @@ def admit(LaneProgress progress, records, Py_ssize_t at, long long partitions, r
         else:
             admitted = progress.admit_client(frame.id)
         if admitted:
-            items.append(Item(offset, frame, record))
+            items.append(new_item(offset, frame, record))
     return count
 
 
-def deliver(list items, int lane, dict mailboxes, RunQueue queue, double now, special):
-    """See loops.deliver."""
+def deliver(list items, int lane, partition, RunQueue queue, double now, special):
+    """See loops.deliver, and Inbound._open: agents of a class are brought to memory here."""
+    cdef dict mailboxes = partition.mailboxes
+    cdef int number = partition.number
+    cdef uint32_t partitions = partition.partitions
+    cdef str target
     cdef Item item
     cdef Mailbox mailbox
     for item in items:
-        mailbox = mailboxes.get((<Frame>item.envelope).target)
+        target = (<Frame>item.envelope).target
+        mailbox = mailboxes.get(target)
+        if mailbox is None:
+            mailbox = opened(target, number, partitions)
+            if mailbox is not None:
+                mailboxes[target] = mailbox
         if mailbox is None or mailbox.unborn or mailbox.ledger is not None:
             special(item, mailbox)
             continue
@@ -49,6 +76,17 @@ def deliver(list items, int lane, dict mailboxes, RunQueue queue, double now, sp
         mailbox.lane(lane).push(item)
         if not mailbox.running:
             queue.push(mailbox, lane)
+
+
+cdef Mailbox opened(str target, int number, uint32_t partitions):
+    """A mailbox for an agent of a class; None if there is anything else about its address."""
+    cdef bytes key
+    if not is_plain_address(target):
+        return None
+    key = target.encode()
+    if (murmur2_of(key) & 0x7FFFFFFF) % partitions != <uint32_t>number:
+        return None
+    return new_mailbox(target, key, number)
 
 
 def take(Waiting finished, list turns, Py_ssize_t turns_max, long long size, long long bytes_max):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from rookery.schemas import native
 from rookery.schemas.envelope import Received, decode, seal
@@ -18,6 +19,9 @@ from rookery.streams.core.outbox import Destination, Message
 from rookery.streams.core.progress import LaneProgress
 from rookery.streams.core.runqueue import RunQueue
 from rookery.streams.log import Record
+
+if TYPE_CHECKING:
+    from rookery.streams.core.partition import Partition
 
 
 def admit(
@@ -58,13 +62,13 @@ def admit(
 def deliver(
     items: Iterable[Item],
     lane: int,
-    mailboxes: Mapping[str, Mailbox],
+    partition: Partition,
     queue: RunQueue,
     now: float,
     special: Callable[[Item, Mailbox | None], None],
 ) -> None:
     """Put messages into the mailboxes of their agents; `special` takes those whose agent needs a closer look."""
-    find, push = mailboxes.get, queue.push
+    find, push = partition.mailboxes.get, queue.push
     for item in items:
         mailbox = find(item.envelope.target)
         if mailbox is None or mailbox.unborn or mailbox.ledger is not None:

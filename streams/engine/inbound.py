@@ -133,7 +133,7 @@ class Inbound:
         read = EnvelopeReader(self._router.topics.inboxes[lane], partition.number, lane)
         items, refused, missing = partition.admit(lane, records, read)
         special = partial(self._look_at, partition, lane)
-        loops.deliver(items, lane, partition.mailboxes, self._queue, self._clock(), special)
+        loops.deliver(items, lane, partition, self._queue, self._clock(), special)
         for record, error in refused:
             partition.finish(self._dead_letters.unreadable(partition, lane, record, error))
         if missing is not None:
@@ -165,7 +165,10 @@ class Inbound:
                 self._queue.push(mailbox, lane)
 
     def _open(self, partition: Partition, lane: int, item: Item) -> Mailbox | None:
-        """The mailbox of an agent that is not in memory; None if the message can't be for this partition."""
+        """The mailbox of an agent that is not in memory; None if the message can't be for this partition.
+
+        Where it is compiled, `deliver` makes the usual one itself.
+        """
         target = item.envelope.target
         try:
             agent_type, _ = parse(target)
