@@ -1,6 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
 """Compiled twin of loops.py; see there for what each function does."""
 
+from cpython.bytearray cimport PyByteArray_AS_STRING
+from libc.math cimport INFINITY
 from libc.stdint cimport uint32_t
 
 from rookery.schemas._address cimport is_plain_address, murmur2_of
@@ -17,8 +19,6 @@ from rookery.streams.core._mailboxes cimport (
     new_mailbox,
 )
 from rookery.streams.core._progress cimport LaneProgress
-
-from heapq import nsmallest
 
 from rookery.schemas.errors import EnvelopeError
 
@@ -155,15 +155,93 @@ def acknowledge(list turns, ledgers):
             turn.acked()
 
 
-def idle(mailboxes, double before, Py_ssize_t excess):
+def busy(dict mailboxes):
+    """See loops.busy."""
+    cdef Mailbox mailbox
+    return [mailbox for mailbox in mailboxes.values() if mailbox.running or mailbox.held]
+
+
+def idle(partitions, double before, Py_ssize_t excess):
     """See loops.idle."""
     cdef Mailbox mailbox
-    cdef list found = [], late = []
-    for mailbox in mailboxes:
-        if mailbox.is_idle():
-            (found if mailbox.used_at <= before else late).append((mailbox.used_at, len(found) + len(late), mailbox))
-    excess -= len(found)
+    cdef dict mailboxes
+    cdef list idlers, chosen, found = [[] for _ in partitions]
+    cdef Py_ssize_t room = sum([len(mailboxes) for mailboxes in partitions]), count = 0, late = 0, at
+    # When each was used last, and once more those that go only as an excess, which are put in order as far as needed.
+    cdef bytearray memory = bytearray(2 * room * sizeof(double))
+    cdef double* used = <double*>PyByteArray_AS_STRING(memory)
+    cdef double* used_late = used + room
+    cdef double last = -INFINITY
+    for mailboxes, idlers in zip(partitions, found):
+        for mailbox in mailboxes.values():
+            if count < room and mailbox.is_idle():
+                idlers.append(mailbox)
+                used[count] = mailbox.used_at
+                if used[count] > before:
+                    used_late[late] = used[count]
+                    late += 1
+                count += 1
+    excess -= count - late
+    if excess >= late:
+        return found
     if excess > 0:
-        found += nsmallest(excess, late) if excess * 4 < len(late) else sorted(late)[:excess]
-    found.sort()
-    return [mailbox for _, _, mailbox in found]
+        last = select(used_late, late, excess - 1)
+        for at in range(late):
+            excess -= used_late[at] < last
+    # What is left of the excess is for the first of those that were used at `last`.
+    at = 0
+    for number, idlers in enumerate(found):
+        chosen = []
+        for mailbox in idlers:
+            if used[at] <= before or used[at] < last:
+                chosen.append(mailbox)
+            elif used[at] == last and excess > 0:
+                chosen.append(mailbox)
+                excess -= 1
+            at += 1
+        found[number] = chosen
+    return found
+
+
+cdef double select(double* values, Py_ssize_t count, Py_ssize_t place) noexcept:
+    """The value at a place if they were in order (Hoare); those before it are put there, those behind it behind."""
+    cdef Py_ssize_t first = 0, end = count - 1, left, right
+    cdef double middle
+    while first < end:
+        middle = values[first + (end - first) // 2]
+        left, right = first, end
+        while left <= right:
+            while values[left] < middle:
+                left += 1
+            while values[right] > middle:
+                right -= 1
+            if left <= right:
+                values[left], values[right] = values[right], values[left]
+                left += 1
+                right -= 1
+        if place <= right:
+            end = right
+        elif place >= left:
+            first = left
+        else:
+            break
+    return values[place]
+
+
+def forget(dict mailboxes, list idle, Py_ssize_t left, double now):
+    """See loops.forget."""
+    cdef Mailbox mailbox
+    # What is let go is in nobody's place any more: its end may be a finalizer of the user's, which sees what is here.
+    while len(idle) > left:
+        mailbox = idle.pop()
+        if mailbox.closed or not mailbox.is_idle() or mailbox.used_at > now:
+            continue
+        if mailbox.agent is not None and mailbox.kind.has_passivate:
+            return mailbox
+        agent, mailbox.agent = mailbox.agent, None
+        context, mailbox.context = mailbox.context, None
+        agent = context = None
+        if mailbox.is_idle() and not mailbox.closed:
+            mailbox.closed = True
+            mailboxes.pop(mailbox.address, None)
+    return None

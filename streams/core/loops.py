@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from rookery.schemas import native
@@ -137,17 +138,46 @@ def acknowledge(turns: Iterable[Finished], ledgers: Ledgers) -> None:
             turn.acked()
 
 
-def idle(mailboxes: Iterable[Mailbox], before: float, excess: int) -> list[Mailbox]:
-    """The agents that idle: all that were used last at `before` or earlier, in any case the `excess` that have idled
-    longest; in the order of their last use."""
-    found = sorted((mailbox for mailbox in mailboxes if mailbox.idle), key=_used_at)
-    return [mailbox for index, mailbox in enumerate(found) if index < excess or mailbox.used_at <= before]
+def busy(mailboxes: Mapping[str, Mailbox]) -> list[Mailbox]:
+    """The agents with a turn in hand, and those that are held."""
+    return [mailbox for mailbox in mailboxes.values() if mailbox.running or mailbox.held]
+
+
+def idle(partitions: Sequence[Mapping[str, Mailbox]], before: float, excess: int) -> list[list[Mailbox]]:
+    """The agents that idle, by partition: all that were used last at `before` or earlier, in any case the `excess` that
+    have idled longest of all."""
+    found = [[mailbox for mailbox in mailboxes.values() if mailbox.idle] for mailboxes in partitions]
+    longest = set(sorted(chain.from_iterable(found), key=_used_at)[: max(excess, 0)])
+    return [[mailbox for mailbox in idlers if mailbox.used_at <= before or mailbox in longest] for idlers in found]
 
 
 def _used_at(mailbox: Mailbox) -> float:
     return mailbox.used_at
 
 
+def forget(mailboxes: dict[str, Mailbox], idle: list[Mailbox], left: int, now: float) -> Mailbox | None:
+    """Free the memory of agents from the end of `idle` until `left` remain there, but not of those that were used after
+    `now` or don't idle any more. Returns early, with one whose hook has to be called first."""
+    while len(idle) > left:
+        mailbox = idle.pop()
+        # Turns have gone on, or a hook was awaited meanwhile.
+        if mailbox.closed or not mailbox.idle or mailbox.used_at > now:
+            continue
+        if mailbox.agent is not None and mailbox.kind.has_passivate:
+            return mailbox
+        drop(mailboxes, mailbox)
+    return None
+
+
+def drop(mailboxes: dict[str, Mailbox], mailbox: Mailbox) -> None:
+    """Free the memory of an agent that idles; its state is in the store."""
+    mailbox.agent = mailbox.context = None
+    if mailbox.idle and not mailbox.closed:
+        mailbox.closed = True
+        mailboxes.pop(mailbox.address, None)
+
+
 if (_compiled := native.load("rookery.streams.core._loops")) is not None:
     admit, deliver, take = _compiled.admit, _compiled.deliver, _compiled.take
-    number, settle, acknowledge, idle = _compiled.number, _compiled.settle, _compiled.acknowledge, _compiled.idle
+    number, settle, acknowledge = _compiled.number, _compiled.settle, _compiled.acknowledge
+    busy, idle, forget = _compiled.busy, _compiled.idle, _compiled.forget
