@@ -54,6 +54,17 @@ def admit(LaneProgress progress, records, Py_ssize_t at, long long partitions, r
     return count
 
 
+def size(records):
+    """See loops.size."""
+    cdef long long total = 0
+    cdef bytes value
+    for record in records:
+        value = (<FetchedRecord>record).value if type(record) is FetchedRecord else record.value
+        if value is not None:
+            total += len(value)
+    return total
+
+
 def deliver(list items, int lane, partition, RunQueue queue, double now, special):
     """See loops.deliver, and Inbound._open: agents of a class are brought to memory here."""
     cdef dict mailboxes = partition.mailboxes

@@ -60,6 +60,11 @@ def admit(
     return len(records)
 
 
+def size(records: Iterable[Record]) -> int:
+    """The bytes of their values."""
+    return sum([len(record.value or b"") for record in records])
+
+
 def deliver(
     items: Iterable[Item],
     lane: int,
@@ -178,6 +183,6 @@ def drop(mailboxes: dict[str, Mailbox], mailbox: Mailbox) -> None:
 
 
 if (_compiled := native.load("rookery.streams.core._loops")) is not None:
-    admit, deliver, take = _compiled.admit, _compiled.deliver, _compiled.take
+    admit, size, deliver, take = _compiled.admit, _compiled.size, _compiled.deliver, _compiled.take
     number, settle, acknowledge = _compiled.number, _compiled.settle, _compiled.acknowledge
     busy, idle, forget = _compiled.busy, _compiled.idle, _compiled.forget

@@ -140,8 +140,7 @@ class Inbound:
             log.warning("records from %d on are missing in lane %d of partition %d", missing, lane, partition.number)
             self._ground.look(partition, lane)
         elif partition.lanes[lane].next > expected:
-            size = sum([len(record.value or b"") for record in records])
-            partition.windows[lane].add(expected, records[0].timestamp, size)
+            partition.windows[lane].add(expected, records[0].timestamp, loops.size(records))
         self._pause_if_full(partition, lane)
         self._wake()
 

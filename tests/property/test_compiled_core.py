@@ -201,8 +201,9 @@ def finishing(seed: int) -> list[Any]:
 
 @pytest.mark.compiled
 def test_fetched_records_are_admitted_as_others_are() -> None:
-    values = [seal(encode_body("c", "A/1", b"x", 1, Priority.LOW, f"{i % 7}", "M", "x"), 1, i) for i in range(9)]
-    values[4] = b"nothing"
+    bodies = [encode_body("c", "A/1", b"x", 1, Priority.LOW, f"{i % 7}", "M", "x") for i in range(9)]
+    values: list[bytes | None] = [seal(body, 1, i) for i, body in enumerate(bodies)]
+    values[4], values[6] = b"nothing", None
     found = []
     for headers in ((), (("a", b"b"),)):
         batch, _ = _records.encode_batch([(b"k", value) for value in values], headers, 1, 1, 1, 0)
@@ -217,6 +218,7 @@ def test_fetched_records_are_admitted_as_others_are() -> None:
                 return decode(record.value)
 
             end = loops.admit(progress, records, 0, 2, reader, items, refused)
+            assert loops.size(records) == sum(len(record.value or b"") for record in records)
             assert all(item.record is records[item.offset] for item in items)
             met = [(item.offset, item.envelope.id) for item in items]
             found.append((end, read, met, [(record.offset, str(error)) for record, error in refused], told(progress)))
