@@ -20,14 +20,28 @@ parse_pure = twin.parse
 
 def parse(address):
     """See address.parse."""
-    cdef const char* text
-    cdef Py_ssize_t size = 0, slash
-    if type(address) is str and PyUnicode_IS_ASCII(address):
-        text = PyUnicode_AsUTF8AndSize(address, &size)
-        slash = end_of_type(text, size)
-        if 0 < slash <= TYPE_BYTES_MAX and 0 < size - slash - 1 <= KEY_BYTES_MAX and is_plain(text + slash + 1, text + size):
-            return address[:slash], address[slash + 1 :]
+    cdef Py_ssize_t slash = plain_slash(address) if type(address) is str else -1
+    if slash > 0:
+        return address[:slash], address[slash + 1 :]
     return parse_pure(address)
+
+
+cdef bint is_plain_address(str address) except -1:
+    """Whether it is `Type/key`, in ASCII letters."""
+    return plain_slash(address) > 0
+
+
+cdef Py_ssize_t plain_slash(str address) except -2:
+    """Where the type of an address in ASCII letters ends; -1 if there is none, or something is wrong with it."""
+    cdef Py_ssize_t size = 0, slash
+    cdef const char* text
+    if not PyUnicode_IS_ASCII(address):
+        return -1
+    text = PyUnicode_AsUTF8AndSize(address, &size)
+    slash = end_of_type(text, size)
+    if 0 < slash <= TYPE_BYTES_MAX and 0 < size - slash - 1 <= KEY_BYTES_MAX and is_plain(text + slash + 1, text + size):
+        return slash
+    return -1
 
 
 cdef Py_ssize_t end_of_type(const char* text, Py_ssize_t size) noexcept nogil:

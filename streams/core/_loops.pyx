@@ -1,11 +1,24 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
 """Compiled twin of loops.py; see there for what each function does."""
 
-from rookery.schemas._wire cimport DELIVERED, Frame, decode_frame, sealed
-from rookery.streams.core._mailboxes cimport Finished, Item, Mailbox, RunQueue, Sent, Waiting
-from rookery.streams.core._progress cimport LaneProgress
+from cpython.bytearray cimport PyByteArray_AS_STRING
+from libc.math cimport INFINITY
+from libc.stdint cimport uint32_t
 
-from heapq import nsmallest
+from rookery.schemas._address cimport is_plain_address, murmur2_of
+from rookery.schemas._wire cimport DELIVERED, Frame, decode_frame, sealed
+from rookery.streams.core._fetched cimport FetchedRecord
+from rookery.streams.core._mailboxes cimport (
+    Finished,
+    Item,
+    Mailbox,
+    RunQueue,
+    Sent,
+    Waiting,
+    new_item,
+    new_mailbox,
+)
+from rookery.streams.core._progress cimport LaneProgress
 
 from rookery.schemas.errors import EnvelopeError
 
@@ -18,11 +31,16 @@ def admit(LaneProgress progress, records, Py_ssize_t at, long long partitions, r
     cdef bint admitted
     for index in range(at, count):
         record = records[index]
-        offset = record.offset
+        if type(record) is FetchedRecord:
+            offset, headers, value = (
+                (<FetchedRecord>record).offset, (<FetchedRecord>record).headers, (<FetchedRecord>record).value
+            )
+        else:
+            offset, headers, value = record.offset, record.headers, record.value
         if offset != progress.next:
             return index
         try:
-            frame = read(record) if record.headers else decode_frame(record.value)
+            frame = read(record) if headers else decode_frame(value)
         except EnvelopeError as error:
             if progress.admit_client(""):
                 refused.append((record, error))
@@ -32,16 +50,36 @@ def admit(LaneProgress progress, records, Py_ssize_t at, long long partitions, r
         else:
             admitted = progress.admit_client(frame.id)
         if admitted:
-            items.append(Item(offset, frame, record))
+            items.append(new_item(offset, frame, record))
     return count
 
 
-def deliver(list items, int lane, dict mailboxes, RunQueue queue, double now, special):
-    """See loops.deliver."""
+def size(records):
+    """See loops.size."""
+    cdef long long total = 0
+    cdef bytes value
+    for record in records:
+        value = (<FetchedRecord>record).value if type(record) is FetchedRecord else record.value
+        if value is not None:
+            total += len(value)
+    return total
+
+
+def deliver(list items, int lane, partition, RunQueue queue, double now, special):
+    """See loops.deliver, and Inbound._open: agents of a class are brought to memory here."""
+    cdef dict mailboxes = partition.mailboxes
+    cdef int number = partition.number
+    cdef uint32_t partitions = partition.partitions
+    cdef str target
     cdef Item item
     cdef Mailbox mailbox
     for item in items:
-        mailbox = mailboxes.get((<Frame>item.envelope).target)
+        target = (<Frame>item.envelope).target
+        mailbox = mailboxes.get(target)
+        if mailbox is None:
+            mailbox = opened(target, number, partitions)
+            if mailbox is not None:
+                mailboxes[target] = mailbox
         if mailbox is None or mailbox.unborn or mailbox.ledger is not None:
             special(item, mailbox)
             continue
@@ -49,6 +87,17 @@ def deliver(list items, int lane, dict mailboxes, RunQueue queue, double now, sp
         mailbox.lane(lane).push(item)
         if not mailbox.running:
             queue.push(mailbox, lane)
+
+
+cdef Mailbox opened(str target, int number, uint32_t partitions):
+    """A mailbox for an agent of a class; None if there is anything else about its address."""
+    cdef bytes key
+    if not is_plain_address(target):
+        return None
+    key = target.encode()
+    if (murmur2_of(key) & 0x7FFFFFFF) % partitions != <uint32_t>number:
+        return None
+    return new_mailbox(target, key, number)
 
 
 def take(Waiting finished, list turns, Py_ssize_t turns_max, long long size, long long bytes_max):
@@ -141,15 +190,93 @@ cdef int add(dict counts, kind, str unknown, int lane, Py_ssize_t count) except 
     return 0
 
 
-def idle(mailboxes, double before, Py_ssize_t excess):
+def busy(dict mailboxes):
+    """See loops.busy."""
+    cdef Mailbox mailbox
+    return [mailbox for mailbox in mailboxes.values() if mailbox.running or mailbox.held]
+
+
+def idle(partitions, double before, Py_ssize_t excess):
     """See loops.idle."""
     cdef Mailbox mailbox
-    cdef list found = [], late = []
-    for mailbox in mailboxes:
-        if mailbox.is_idle():
-            (found if mailbox.used_at <= before else late).append((mailbox.used_at, len(found) + len(late), mailbox))
-    excess -= len(found)
+    cdef dict mailboxes
+    cdef list idlers, chosen, found = [[] for _ in partitions]
+    cdef Py_ssize_t room = sum([len(mailboxes) for mailboxes in partitions]), count = 0, late = 0, at
+    # When each was used last, and once more those that go only as an excess, which are put in order as far as needed.
+    cdef bytearray memory = bytearray(2 * room * sizeof(double))
+    cdef double* used = <double*>PyByteArray_AS_STRING(memory)
+    cdef double* used_late = used + room
+    cdef double last = -INFINITY
+    for mailboxes, idlers in zip(partitions, found):
+        for mailbox in mailboxes.values():
+            if count < room and mailbox.is_idle():
+                idlers.append(mailbox)
+                used[count] = mailbox.used_at
+                if used[count] > before:
+                    used_late[late] = used[count]
+                    late += 1
+                count += 1
+    excess -= count - late
+    if excess >= late:
+        return found
     if excess > 0:
-        found += nsmallest(excess, late) if excess * 4 < len(late) else sorted(late)[:excess]
-    found.sort()
-    return [mailbox for _, _, mailbox in found]
+        last = select(used_late, late, excess - 1)
+        for at in range(late):
+            excess -= used_late[at] < last
+    # What is left of the excess is for the first of those that were used at `last`.
+    at = 0
+    for number, idlers in enumerate(found):
+        chosen = []
+        for mailbox in idlers:
+            if used[at] <= before or used[at] < last:
+                chosen.append(mailbox)
+            elif used[at] == last and excess > 0:
+                chosen.append(mailbox)
+                excess -= 1
+            at += 1
+        found[number] = chosen
+    return found
+
+
+cdef double select(double* values, Py_ssize_t count, Py_ssize_t place) noexcept:
+    """The value at a place if they were in order (Hoare); those before it are put there, those behind it behind."""
+    cdef Py_ssize_t first = 0, end = count - 1, left, right
+    cdef double middle
+    while first < end:
+        middle = values[first + (end - first) // 2]
+        left, right = first, end
+        while left <= right:
+            while values[left] < middle:
+                left += 1
+            while values[right] > middle:
+                right -= 1
+            if left <= right:
+                values[left], values[right] = values[right], values[left]
+                left += 1
+                right -= 1
+        if place <= right:
+            end = right
+        elif place >= left:
+            first = left
+        else:
+            break
+    return values[place]
+
+
+def forget(dict mailboxes, list idle, Py_ssize_t left, double now):
+    """See loops.forget."""
+    cdef Mailbox mailbox
+    # What is let go is in nobody's place any more: its end may be a finalizer of the user's, which sees what is here.
+    while len(idle) > left:
+        mailbox = idle.pop()
+        if mailbox.closed or not mailbox.is_idle() or mailbox.used_at > now:
+            continue
+        if mailbox.agent is not None and mailbox.kind.has_passivate:
+            return mailbox
+        agent, mailbox.agent = mailbox.agent, None
+        context, mailbox.context = mailbox.context, None
+        agent = context = None
+        if mailbox.is_idle() and not mailbox.closed:
+            mailbox.closed = True
+            mailboxes.pop(mailbox.address, None)
+    return None

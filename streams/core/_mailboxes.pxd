@@ -25,6 +25,9 @@ cdef class Item:
     cdef public object record
 
 
+cdef Item new_item(long long offset, object envelope, object record)
+
+
 cdef class Mailbox:
     cdef readonly str address
     cdef readonly bytes key
@@ -40,11 +43,17 @@ cdef class Mailbox:
     cdef bint is_idle(self) noexcept
 
 
+cdef Mailbox new_mailbox(str address, bytes key, int partition)
+
+
 cdef class Sent:
     cdef readonly tuple destination
     cdef readonly bytes key
     cdef readonly bytes body
     cdef readonly bint sequenced
+
+
+cdef Sent new_sent(tuple destination, bytes key, bytes body, bint sequenced)
 
 
 cdef class Finished:
@@ -57,6 +66,10 @@ cdef class Finished:
     cdef public object cells
     cdef readonly bint ends
     cdef readonly object acked
+    cdef int measure(self) except -1
+
+
+cdef Finished new_finished(Mailbox mailbox, int lane, long long offset, bytes state, object sent)
 
 
 cdef class RunQueue:

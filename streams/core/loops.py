@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING
 
 from rookery.schemas import native
 from rookery.schemas.envelope import Received, decode, seal
@@ -18,6 +20,9 @@ from rookery.streams.core.outbox import Destination, Message
 from rookery.streams.core.progress import LaneProgress
 from rookery.streams.core.runqueue import RunQueue
 from rookery.streams.log import Record
+
+if TYPE_CHECKING:
+    from rookery.streams.core.partition import Partition
 
 
 def admit(
@@ -55,16 +60,21 @@ def admit(
     return len(records)
 
 
+def size(records: Iterable[Record]) -> int:
+    """The bytes of their values."""
+    return sum([len(record.value or b"") for record in records])
+
+
 def deliver(
     items: Iterable[Item],
     lane: int,
-    mailboxes: Mapping[str, Mailbox],
+    partition: Partition,
     queue: RunQueue,
     now: float,
     special: Callable[[Item, Mailbox | None], None],
 ) -> None:
     """Put messages into the mailboxes of their agents; `special` takes those whose agent needs a closer look."""
-    find, push = mailboxes.get, queue.push
+    find, push = partition.mailboxes.get, queue.push
     for item in items:
         mailbox = find(item.envelope.target)
         if mailbox is None or mailbox.unborn or mailbox.ledger is not None:
@@ -143,18 +153,47 @@ def tally(turns: Iterable[Finished], unknown: str) -> dict[tuple[str, int], int]
     return counts
 
 
-def idle(mailboxes: Iterable[Mailbox], before: float, excess: int) -> list[Mailbox]:
-    """The agents that idle: all that were used last at `before` or earlier, in any case the `excess` that have idled
-    longest; in the order of their last use."""
-    found = sorted((mailbox for mailbox in mailboxes if mailbox.idle), key=_used_at)
-    return [mailbox for index, mailbox in enumerate(found) if index < excess or mailbox.used_at <= before]
+def busy(mailboxes: Mapping[str, Mailbox]) -> list[Mailbox]:
+    """The agents with a turn in hand, and those that are held."""
+    return [mailbox for mailbox in mailboxes.values() if mailbox.running or mailbox.held]
+
+
+def idle(partitions: Sequence[Mapping[str, Mailbox]], before: float, excess: int) -> list[list[Mailbox]]:
+    """The agents that idle, by partition: all that were used last at `before` or earlier, in any case the `excess` that
+    have idled longest of all."""
+    found = [[mailbox for mailbox in mailboxes.values() if mailbox.idle] for mailboxes in partitions]
+    longest = set(sorted(chain.from_iterable(found), key=_used_at)[: max(excess, 0)])
+    return [[mailbox for mailbox in idlers if mailbox.used_at <= before or mailbox in longest] for idlers in found]
 
 
 def _used_at(mailbox: Mailbox) -> float:
     return mailbox.used_at
 
 
+def forget(mailboxes: dict[str, Mailbox], idle: list[Mailbox], left: int, now: float) -> Mailbox | None:
+    """Free the memory of agents from the end of `idle` until `left` remain there, but not of those that were used after
+    `now` or don't idle any more. Returns early, with one whose hook has to be called first."""
+    while len(idle) > left:
+        mailbox = idle.pop()
+        # Turns have gone on, or a hook was awaited meanwhile.
+        if mailbox.closed or not mailbox.idle or mailbox.used_at > now:
+            continue
+        if mailbox.agent is not None and mailbox.kind.has_passivate:
+            return mailbox
+        drop(mailboxes, mailbox)
+    return None
+
+
+def drop(mailboxes: dict[str, Mailbox], mailbox: Mailbox) -> None:
+    """Free the memory of an agent that idles; its state is in the store."""
+    mailbox.agent = mailbox.context = None
+    if mailbox.idle and not mailbox.closed:
+        mailbox.closed = True
+        mailboxes.pop(mailbox.address, None)
+
+
 if (_compiled := native.load("rookery.streams.core._loops")) is not None:
-    admit, deliver, take = _compiled.admit, _compiled.deliver, _compiled.take
+    admit, size, deliver, take = _compiled.admit, _compiled.size, _compiled.deliver, _compiled.take
     number, settle, acknowledge = _compiled.number, _compiled.settle, _compiled.acknowledge
-    tally, idle = _compiled.tally, _compiled.idle
+    tally, busy = _compiled.tally, _compiled.busy
+    idle, forget = _compiled.idle, _compiled.forget

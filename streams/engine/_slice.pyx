@@ -15,7 +15,17 @@ from rookery.agents._effects cimport TurnFields
 from rookery.ops._observe cimport TurnObserver
 from rookery.schemas._ids cimport IdSource
 from rookery.schemas._wire cimport CLOSED, OPEN, Frame, body_of
-from rookery.streams.core._mailboxes cimport Finished, Item, Lane, Mailbox, RunQueue, Sent, Waiting
+from rookery.streams.core._mailboxes cimport (
+    Finished,
+    Item,
+    Lane,
+    Mailbox,
+    RunQueue,
+    Sent,
+    Waiting,
+    new_finished,
+    new_sent,
+)
 
 from asyncio import CancelledError
 from inspect import isawaitable
@@ -424,7 +434,7 @@ cdef class Slice:
             self.spare = sends
             if frame.reply_to:
                 sent = (self.reply(frame, context, answer),)
-        finished = Finished(mailbox, lane, item.offset, record, sent)
+        finished = new_finished(mailbox, lane, item.offset, record, sent)
         if finished.size > self.size_max and not running.partition.fits(finished):
             raise BatchTooLarge(finished.size, running.partition.limits.batch_bytes_max, mailbox.address)
         mailbox.state = state
@@ -438,7 +448,7 @@ cdef class Slice:
         if found == NULL:
             return self.router.sent(send)
         destination, key = <tuple><object>found
-        return Sent(destination, key, send.body, True)
+        return new_sent(destination, key, send.body, True)
 
     cdef Sent reply(self, Frame frame, TurnFields context, answer):
         """See effects.reply_body and Router.sent."""
@@ -470,7 +480,7 @@ cdef class Slice:
         )
         if len(body) > self.body_max:
             context.bound(body, target)
-        return Sent(destination, key, body, mode == OPEN)
+        return new_sent(destination, key, body, mode == OPEN)
 
     cdef tuple encoded(self, answer):
         """See payload.encode."""

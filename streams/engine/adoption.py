@@ -6,6 +6,7 @@ a moment while a lane of its partition is half full, has its messages parked, th
 
 from collections.abc import Iterable
 
+from rookery.streams.core import loops
 from rookery.streams.core.mailbox import LANES, Item, Mailbox
 from rookery.streams.core.partition import Partition
 
@@ -33,9 +34,7 @@ class Adoption:
         self._looked_at = now
         for partition in partitions:
             pressed = any(partition.is_full(lane, share=0.5) for lane in range(LANES))
-            for mailbox in partition.mailboxes.values():
-                if not (mailbox.running or mailbox.held):
-                    continue
+            for mailbox in loops.busy(partition.mailboxes):
                 item, start = before.get(mailbox, (None, now))
                 if item is not mailbox.current or mailbox not in before:
                     start = now

@@ -67,19 +67,13 @@ class Housekeeping:
         engine = self._engine
         settings, partitions = engine.settings, engine.running_partitions()
         excess = sum(len(partition.mailboxes) for partition in partitions) - settings.activations_max
-        for partition in partitions:
-            idle = loops.idle(partition.mailboxes.values(), now - settings.passivate_after, excess)
-            excess -= len(idle)
-            for number, mailbox in enumerate(idle, start=1):
-                if not number % AT_ONCE:
-                    await asyncio.sleep(0)
-                # Turns have gone on, or a hook was awaited meanwhile.
-                if mailbox.closed or not mailbox.idle or mailbox.used_at > now:
-                    continue
-                if mailbox.agent is None or not mailbox.kind.has_passivate:
-                    engine.turns.forget(partition, mailbox)
-                    continue
-                await engine.turns.passivate(partition, mailbox)
-                if len(mailbox):
-                    engine.queue.push_waiting(mailbox)
-                    engine.pool.wake()
+        found = loops.idle([partition.mailboxes for partition in partitions], now - settings.passivate_after, excess)
+        for partition, idle in zip(partitions, found, strict=True):
+            while idle:
+                left = max(len(idle) - AT_ONCE, 0)
+                while (mailbox := loops.forget(partition.mailboxes, idle, left, now)) is not None:
+                    await engine.turns.passivate(partition, mailbox)
+                    if len(mailbox):
+                        engine.queue.push_waiting(mailbox)
+                        engine.pool.wake()
+                await asyncio.sleep(0)

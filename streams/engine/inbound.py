@@ -133,15 +133,14 @@ class Inbound:
         read = EnvelopeReader(self._router.topics.inboxes[lane], partition.number, lane)
         items, refused, missing = partition.admit(lane, records, read)
         special = partial(self._look_at, partition, lane)
-        loops.deliver(items, lane, partition.mailboxes, self._queue, self._clock(), special)
+        loops.deliver(items, lane, partition, self._queue, self._clock(), special)
         for record, error in refused:
             partition.finish(self._dead_letters.unreadable(partition, lane, record, error))
         if missing is not None:
             log.warning("records from %d on are missing in lane %d of partition %d", missing, lane, partition.number)
             self._ground.look(partition, lane)
         elif partition.lanes[lane].next > expected:
-            size = sum([len(record.value or b"") for record in records])
-            partition.windows[lane].add(expected, records[0].timestamp, size)
+            partition.windows[lane].add(expected, records[0].timestamp, loops.size(records))
         self._pause_if_full(partition, lane)
         self._wake()
 
@@ -165,7 +164,10 @@ class Inbound:
                 self._queue.push(mailbox, lane)
 
     def _open(self, partition: Partition, lane: int, item: Item) -> Mailbox | None:
-        """The mailbox of an agent that is not in memory; None if the message can't be for this partition."""
+        """The mailbox of an agent that is not in memory; None if the message can't be for this partition.
+
+        Where it is compiled, `deliver` makes the usual one itself.
+        """
         target = item.envelope.target
         try:
             agent_type, _ = parse(target)

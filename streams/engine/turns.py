@@ -26,6 +26,7 @@ from rookery.schemas.journal import RETIRED, decode_agent, encode_agent
 from rookery.schemas.partition_errors import StoreDamaged, StoreFailed
 from rookery.schemas.system import PAUSE, PREFIX, REPLY, RESUME, SPAWN, STOP
 from rookery.streams.core.batch import Finished
+from rookery.streams.core.loops import drop
 from rookery.streams.core.mailbox import Item, Mailbox
 from rookery.streams.core.partition import Partition
 from rookery.streams.core.routing import Router
@@ -379,15 +380,7 @@ class TurnRunner:
         except Exception:
             log.exception("on_passivate of %s failed", mailbox.address)
         mailbox.running = False
-        self.forget(partition, mailbox)
-
-    @staticmethod
-    def forget(partition: Partition, mailbox: Mailbox) -> None:
-        """Free the memory of an idle agent; its state is in the store."""
-        mailbox.agent = mailbox.context = None
-        if mailbox.idle and not mailbox.closed:
-            mailbox.closed = True
-            partition.mailboxes.pop(mailbox.address, None)
+        drop(partition.mailboxes, mailbox)
 
 
 class ParkedRecord(NamedTuple):

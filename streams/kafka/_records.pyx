@@ -5,13 +5,13 @@ The format: https://kafka.apache.org/documentation/#recordbatch. All numbers of 
 records are varints, as Protocol Buffers' sint64.
 """
 
-cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport int16_t, int32_t, int64_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
+from rookery.streams.core._fetched cimport FetchedRecord
 from rookery.streams.kafka._crc32c cimport (
     crc32c_by_instruction,
     crc32c_by_table,
@@ -181,26 +181,6 @@ def encode_batch(records, headers, int64_t timestamp, int64_t producer_id, int16
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------
-
-
-@cython.final
-@cython.no_gc  # it holds bytes, strings and tuples of them, so it is in no cycle
-@cython.freelist(1024)
-cdef class FetchedRecord:
-    """A record as it was fetched; `timestamp_type` is 1 where `timestamp` is the broker's."""
-
-    cdef readonly int64_t offset
-    cdef readonly bytes key
-    cdef readonly bytes value
-    cdef readonly tuple headers
-    cdef readonly int64_t timestamp  # milliseconds since the Unix epoch; -1 when there is none
-    cdef readonly int timestamp_type
-
-    def __init__(self):
-        raise TypeError("made by decode_batch only")
-
-    def __repr__(self):
-        return f"FetchedRecord(offset={self.offset}, key={self.key!r}, value={self.value!r}, headers={self.headers!r})"
 
 
 cdef struct Reader:

@@ -16,15 +16,22 @@ from typing import Any
 import pytest
 
 from rookery.ops.metrics import TURN_BOUNDS, Metrics
+from rookery.schemas import native
+from rookery.schemas.address import parse, partition_of
+from rookery.schemas.envelope import Priority, Received, decode, encode_body, seal
+from rookery.schemas.errors import InvalidAddress
 from rookery.schemas.ids import id_source
 from rookery.schemas.journal import LanePosition
 from rookery.streams.core import loops
 from rookery.streams.core.batch import Finished, Sent
 from rookery.streams.core.finishing import Finishing
+from rookery.streams.core.ledger import Ledger
 from rookery.streams.core.mailbox import Item, Mailbox
 from rookery.streams.core.progress import LaneProgress
 from rookery.streams.core.runqueue import RunQueue
+from rookery.streams.engine.turns import ParkedRecord
 
+_records: Any = native.load("rookery.streams.kafka._records")
 ROOT = Path(__file__).resolve().parents[2]
 SEEDS = 60
 # Every so many seeds are long enough for what is trimmed now and then.
@@ -98,14 +105,72 @@ def queue(seed: int) -> list[Any]:
         found.append(
             (len(run_queue), len(agent), agent.idle, list(agent.queued), [item.offset for item in agent.lanes[at]])
         )
-    for agent in agents:
-        agent.used_at, agent.unsettled, agent.running = (
-            rng.choice([1.0, 2.0, rng.random()]),
-            rng.choice([0, 0, 1]),
-            False,
+    return found
+
+
+ADDRESSES = ["", "A/", "A/\x7f", "A/é", "4f2b8c1d9e3a4b7c8d1e2f3a4b5c6d7e", "A/" + "k" * 300, "nats/a"]
+ADDRESSES += [f"A/{i}" for i in range(200)]
+CHANGES: list[tuple[str, Any]] = [
+    *[("running", True), ("held", True), ("unborn", True), ("unsettled", 1), ("ledger", Ledger()), ("agent", 1)],
+    *[("running", False), ("held", False), ("unsettled", 0)],
+]
+
+
+def arrive(rng: random.Random, partition: Any, lane: int, progress: LaneProgress, run_queue: RunQueue, now: int) -> Any:
+    """Messages come to agents."""
+    to = rng.choices(ADDRESSES, k=20)
+    bodies = [encode_body("c", to[i], b"x", 1, Priority.LOW, f"{now}", "M", "x") for i in range(20)]
+    values = [b"nothing" if rng.random() < 0.1 else seal(body, 1, now * 20 + i) for i, body in enumerate(bodies)]
+    records = [ParkedRecord(progress.next + i, b"", value, (), 0) for i, value in enumerate(values)]
+    items, refused, special = list[Item](), list[Any](), list[Any]()
+
+    def look_at(item: Item, mailbox: Mailbox | None) -> None:
+        """What Inbound does with the usual agent; what else it would look at is found here."""
+        target = item.envelope.target
+        try:
+            usual = parse(target)[0] is not None and partition_of(target, 3) == partition.number
+        except InvalidAddress:
+            usual = False
+        if mailbox is not None or not usual:
+            special.append((item.offset, target, None if mailbox is None else mailbox.address))
+            return
+        mailbox = partition.mailboxes[target] = Mailbox(target, partition.number)
+        mailbox.used_at = float(now)
+        mailbox.lanes[lane].append(item)
+        run_queue.push(mailbox, lane)
+
+    at = loops.admit(progress, records, 0, 3, NOTHING, items, refused)
+    loops.deliver(items, lane, partition, run_queue, float(now), look_at)
+    return at, [item.offset for item in items], [str(error) for _, error in refused], special
+
+
+def memory(seed: int) -> list[Any]:
+    """Messages bring agents to memory; those that idle leave it."""
+    rng, found = random.Random(seed), list[Any]()
+    partitions = [SimpleNamespace(number=number, partitions=3, mailboxes=dict[str, Mailbox]()) for number in range(3)]
+    lanes = [[LaneProgress(LanePosition(0, b"", array("Q", [0] * 3)), 9) for _ in range(3)] for _ in partitions]
+    queues = [RunQueue() for _ in partitions]
+    for now in range(60):
+        number, lane = rng.randrange(3), rng.randrange(3)
+        mailboxes, run_queue = partitions[number].mailboxes, queues[number]
+        found.append(arrive(rng, partitions[number], lane, lanes[number][lane], run_queue, now))
+        while rng.random() < 0.97 and (work := run_queue.pop()):
+            work[0].lanes[work[1]].popleft()
+            work[0].used_at += rng.choice([0, rng.random()])
+            run_queue.push_waiting(work[0])
+        for mailbox in rng.choices(list(mailboxes.values()), k=5) if mailboxes else ():
+            mailbox.kind = SimpleNamespace(has_passivate=rng.random() < 0.3)
+            setattr(mailbox, *rng.choice(CHANGES))
+        found.append([mailbox.address for mailbox in loops.busy(mailboxes)])
+        before, excess = now - rng.choice([0, 1, 2, 50]), rng.choice([-1, 0, 1, 3, 9, 50, 1_000])
+        idle = loops.idle([partition.mailboxes for partition in partitions], before, excess)
+        found.append([[mailbox.address for mailbox in some] for some in idle])
+        for partition, some in zip(partitions, idle, strict=True):
+            hooked = loops.forget(partition.mailboxes, some, rng.randint(0, 9), now - rng.choice([0, 0, 1]))
+            found.append((None if hooked is None else hooked.address, len(some), list(partition.mailboxes)))
+        found.append(
+            [(m.address, m.key, m.used_at, len(m), m.closed) for p in partitions for m in p.mailboxes.values()]
         )
-        agent.lanes[0].clear()
-    found += [[agent.address for agent in loops.idle(agents, rng.random() * 2, excess)] for excess in range(-1, 8)]
     return found
 
 
@@ -175,8 +240,37 @@ def naming(seed: int) -> list[Any]:
     return [new_id() for _ in range(120_000 if seed % LONG == 0 else 12)]
 
 
+@pytest.mark.compiled
+def test_fetched_records_are_admitted_as_others_are() -> None:
+    bodies = [encode_body("c", "A/1", b"x", 1, Priority.LOW, f"{i % 7}", "M", "x") for i in range(9)]
+    values: list[bytes | None] = [seal(body, 1, i) for i, body in enumerate(bodies)]
+    values[4], values[6] = b"nothing", None
+    found = []
+    for headers in ((), (("a", b"b"),)):
+        batch, _ = _records.encode_batch([(b"k", value) for value in values], headers, 1, 1, 1, 0)
+        fetched = _records.decode_batch(bytes(batch), 0, 0, True)
+        others = [ParkedRecord(record.offset, record.key, record.value, headers, 1) for record in fetched]
+        for records in (fetched, others, [*others[:5], *fetched[5:]], fetched[2:]):
+            read, items, refused = list[int](), list[Item](), list[Any]()
+            progress = LaneProgress(LanePosition(0, b"", array("Q", [0, 0])), 9)
+
+            def reader(record: Any, read: list[int] = read) -> Received:
+                read.append(record.offset)
+                return decode(record.value)
+
+            end = loops.admit(progress, records, 0, 2, reader, items, refused)
+            assert loops.size(records) == sum(len(record.value or b"") for record in records)
+            assert all(item.record is records[item.offset] for item in items)
+            met = [(item.offset, item.envelope.id) for item in items]
+            found.append((end, read, met, [(record.offset, str(error)) for record, error in refused], told(progress)))
+    assert found[0] == found[1] == found[2]
+    assert found[4] == found[5] == found[6]
+    assert (found[0][0], found[0][1], found[4][1]) == (9, [], list(range(9)))
+    assert (found[3][0], found[3][2]) == (0, [])
+
+
 WAYS: dict[str, Callable[[int], list[Any]]] = {
-    way.__name__: way for way in (lane, queue, finishing, counting, observing, naming)
+    way.__name__: way for way in (lane, queue, memory, finishing, counting, observing, naming)
 }
 
 

@@ -118,6 +118,17 @@ async def test_too_many_agents_in_memory_leave_before_their_time() -> None:
 
 
 @virtual
+async def test_those_that_were_used_last_stay_whatever_their_partition() -> None:
+    async with Kit(Guest, activations_max=10, passivate_after=86_400.0) as kit:
+        for i in range(50):
+            post(kit.log, f"Guest/{i}", Add(i))
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(2)
+        gone = [i for i in range(50) if "passivate" in Guest.story[f"Guest/{i}"]]
+        assert gone == list(range(40))
+
+
+@virtual
 async def test_what_arrives_while_an_agent_leaves_waits_for_the_hook_and_brings_it_back() -> None:
     Guest.linger = 3.0
     async with Kit(Guest, passivate_after=5.0) as kit:
