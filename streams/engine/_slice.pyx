@@ -254,6 +254,12 @@ cdef class Slice:
         Returns (mailbox, lane, what is begun of its turn, now) if Python has to run or to go on with a turn, else
         (None, why, None, now).
         """
+        try:
+            return self.until(me, clean, now, end)
+        finally:
+            self.partitions.clear()  # one that is lost meanwhile is to leave memory
+
+    cdef tuple until(self, me, clean, double now, double end):
         cdef Mailbox mailbox
         cdef int lane = 0
         cdef RunQueue queue = self.queue
@@ -355,7 +361,6 @@ cdef class Slice:
         """An owned partition that is running, or None."""
         partition = self.partition_of(number)
         if partition is None:
-            self.partitions.pop(number, None)
             return None
         running = self.partitions[number] = Running(partition)
         return running
