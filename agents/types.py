@@ -117,6 +117,10 @@ class AgentType:
         """The declared attributes by name; the values are the agent's own: encode them before it goes on."""
         return self.schema.values(agent.__dict__)
 
+    def state_in(self, record: bytes) -> bytes:
+        """The encoded state in a record of this type."""
+        return record[len(self.record_head) :]
+
     def unknown_handler(self, message_type: str) -> UnknownHandler:
         """The error to use when `find` gave None."""
         return UnknownHandler(self.name, message_type, self.message_types)

@@ -4,7 +4,7 @@ The engine decides (through `streams/core`) and never talks to a broker; a `Log`
 implementations stand behind this page: `streams/kafka` and `streams/memory.py`. Offsets always mean "next to read".
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from rookery.schemas.partition_errors import LeaseLost
@@ -80,7 +80,7 @@ class Followed(NamedTuple):
 class Lease(Protocol):
     """The exclusive right to append to one journal partition, held until a newer lease has appended there."""
 
-    async def append(self, records: Sequence[Append], number: int | None) -> int:
+    async def append(self, records: Collection[Append], number: int | None) -> int:
         """Append all records as one atomic batch and return the offset of the first.
 
         `number` is the lease's number (the offset of its claim), written in a header of every record; None on the

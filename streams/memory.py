@@ -5,7 +5,7 @@ One `MemoryLog` plays the cluster; each worker gets a `MemoryWorker` of its own,
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from rookery.schemas.partition_errors import LeaseLost
@@ -84,7 +84,7 @@ class MemoryLog:
         for watcher in self._watchers:
             watcher.set()
 
-    def append_journal(self, partition: int, epoch: int, records: Sequence[Append], number: int | None) -> int | None:
+    def append_journal(self, partition: int, epoch: int, records: Collection[Append], number: int | None) -> int | None:
         """Store a journal batch whole and return its first offset; None if a newer epoch has appended before."""
         if epoch < self._fences[partition]:
             return None
@@ -109,7 +109,7 @@ class MemoryLease:
     def __init__(self, log: MemoryLog, partition: int, epoch: int) -> None:
         self._log, self._partition, self._epoch = log, partition, epoch
 
-    async def append(self, records: Sequence[Append], number: int | None) -> int:
+    async def append(self, records: Collection[Append], number: int | None) -> int:
         """See `Lease.append`."""
         await asyncio.sleep(LATENCY_SECONDS)
         base = self._log.append_journal(self._partition, self._epoch, records, number)

@@ -12,13 +12,13 @@ from rookery.streams.core._mailboxes cimport (
     Finished,
     Item,
     Mailbox,
-    RunQueue,
     Sent,
     Waiting,
     new_item,
     new_mailbox,
 )
 from rookery.streams.core._progress cimport LaneProgress
+from rookery.streams.core._runqueue cimport RunQueue
 
 from rookery.schemas.errors import EnvelopeError
 

@@ -37,7 +37,7 @@ cdef class Mailbox:
     cdef public bint running, closed, held, unborn, stopped
     cdef public int unsettled, current_lane
     cdef public double used_at
-    cdef public object first_lane, ledger, current, kind_name, kind, agent, context, state, runner
+    cdef public object first_lane, ledger, current, kind_name, kind, agent, context, record, runner
     cdef Lane lane(self, int number)
     cdef bint waits(self, int number) noexcept
     cdef bint is_idle(self) noexcept
@@ -70,12 +70,3 @@ cdef class Finished:
 
 
 cdef Finished new_finished(Mailbox mailbox, int lane, long long offset, bytes state, object sent)
-
-
-cdef class RunQueue:
-    cdef Waiting low, normal, high
-    cdef int turn
-    cdef Waiting queue(self, int lane)
-    cpdef void push(self, Mailbox mailbox, int lane)
-    cpdef void push_waiting(self, Mailbox mailbox)
-    cdef Mailbox take(self, int* lane)

@@ -65,9 +65,9 @@ class Mailbox:
         "ledger",
         "partition",
         "queued",
+        "record",
         "runner",
         "running",
-        "state",
         "stopped",
         "unborn",
         "unsettled",
@@ -95,7 +95,7 @@ class Mailbox:
         self.kind: Any = None  # AgentType, once activated
         self.agent: Any = None  # the Agent object, once activated
         self.context: Any = None  # TurnContext
-        self.state: bytes | None = None  # the encoded state after the last finished turn
+        self.record: bytes | None = None  # of the agent, after the last finished turn: see journal.encode_agent
         self.runner: Any = None  # the pool task that runs the current turn
 
     def __len__(self) -> int:

@@ -76,6 +76,6 @@ class RunQueue:
         return None
 
 
-if (_compiled := native.load("rookery.streams.core._mailboxes")) is not None:
+if (_compiled := native.load("rookery.streams.core._runqueue")) is not None:
     _compiled.learn(_CHOICES, AGENT_COUNTS)
     RunQueue = _compiled.RunQueue  # type: ignore[misc]

@@ -6,10 +6,11 @@ taken, and left to them; a handler that has to wait is handed to them with what 
 """
 
 cimport cython
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from libc.stdint cimport int64_t
+from libc.string cimport memcmp, memcpy
 
 from rookery.agents._effects cimport TurnFields
 from rookery.ops._observe cimport TurnObserver
@@ -20,12 +21,12 @@ from rookery.streams.core._mailboxes cimport (
     Item,
     Lane,
     Mailbox,
-    RunQueue,
     Sent,
     Waiting,
     new_finished,
     new_sent,
 )
+from rookery.streams.core._runqueue cimport RunQueue
 
 from asyncio import CancelledError
 from inspect import isawaitable
@@ -187,8 +188,20 @@ cdef class Plan:
                     Py_XDECREF(values[held])
         return self.kind.dump(agent)
 
-    cdef object make(self, TurnFields context, bytes state):
-        """A new agent with this state, or None for the defaults; see AgentType.create and load."""
+    cdef bytes changed(self, bytes before, bytes state):
+        """The record with this state, or None if the one before has the same."""
+        cdef Py_ssize_t head = PyBytes_GET_SIZE(self.record_head), size = PyBytes_GET_SIZE(state)
+        cdef bytes record
+        if PyBytes_GET_SIZE(before) == head + size:
+            if memcmp(PyBytes_AS_STRING(before) + head, PyBytes_AS_STRING(state), <size_t>size) == 0:
+                return None
+        record = PyBytes_FromStringAndSize(NULL, head + size)
+        memcpy(PyBytes_AS_STRING(record), PyBytes_AS_STRING(self.record_head), <size_t>head)
+        memcpy(PyBytes_AS_STRING(record) + head, PyBytes_AS_STRING(state), <size_t>size)
+        return record
+
+    cdef object make(self, TurnFields context, bytes record):
+        """A new agent as this record has it, with defaults for None; see AgentType.create and load."""
         cdef PyObject* cls = <PyObject*>self.cls
         if self.plain:
             agent = (<PyTypeObject*>cls).tp_new(<PyTypeObject*>cls, NOTHING, NULL)
@@ -198,7 +211,7 @@ cdef class Plan:
         else:
             agent = self.cls(context)
         cdef dict attributes = PyObject_GenericGetDict(agent, NULL)
-        stored = self.decode(state)
+        stored = self.decode(None if record is None else record[PyBytes_GET_SIZE(self.record_head):])
         for field in self.fields:
             attributes[field] = getattr(stored, field)
         guarded = getattr(stored, GUARD)
@@ -372,12 +385,12 @@ cdef class Slice:
         return plan
 
     cdef Plan plan_asleep(self, Running running, Mailbox mailbox):
-        """The plan for an agent that is not in memory; its state is in `stored` then, None if it has none yet. None if it
+        """The plan for an agent that is not in memory; its record is in `stored` then, None if it has none yet. None if it
         is unusual: it was stopped, is to be spawned, of an unknown type, or damaged."""
         cdef const unsigned char* head
         cdef Py_ssize_t size, end
         cdef bytes stored
-        if mailbox.state is not None or mailbox.stopped:
+        if mailbox.record is not None or mailbox.stopped:
             return None
         stored = running.get(mailbox.key)
         self.stored = None
@@ -393,7 +406,7 @@ cdef class Slice:
         end = HEAD_BYTES + (head[6] | head[7] << 8)
         if end > size:
             return None
-        self.stored = stored[end:size]
+        self.stored = stored
         return self.plan_named(stored[HEAD_BYTES:end].decode())
 
     cdef Plan plan_named(self, str name):
@@ -405,30 +418,28 @@ cdef class Slice:
                 return None  # Python says so
         return plan
 
-    cdef bint wake(self, Mailbox mailbox, Plan plan, bytes state) except -1:
+    cdef bint wake(self, Mailbox mailbox, Plan plan, bytes record) except -1:
         """See TurnRunner._activate; False if Python has to say what is wrong."""
         cdef TurnFields context = (<PyTypeObject*>CONTEXT).tp_new(<PyTypeObject*>CONTEXT, NOTHING, NULL)
         context.settle(mailbox.address, self.new_id, self.bytes_max, self.open_steps)
         try:
-            agent = plan.make(context, state)
-            if state is None:
-                state = plan.dump(agent)
+            agent = plan.make(context, record)
+            if record is None:
+                record = plan.record_head + plan.dump(agent)
         except FAILURES:
             return False
         mailbox.kind, mailbox.context = plan.kind, context
-        mailbox.agent, mailbox.state = agent, state
+        mailbox.agent, mailbox.record = agent, record
         return True
 
     cdef int finish(
         self, Running running, Mailbox mailbox, int lane, Item item, Frame frame, Plan plan, TurnFields context, answer
     ) except -1:
         """See TurnRunner._effects."""
-        cdef bytes state = plan.dump(mailbox.agent), record = None
+        cdef bytes record = plan.changed(mailbox.record, plan.dump(mailbox.agent))
         cdef Finished finished
         cdef tuple sent = NOTHING
         cdef list sends = context.sends
-        if state != mailbox.state:
-            record = plan.record_head + state
         context.sends = None
         if sends:
             routed = [self.routed(send) for send in sends]
@@ -442,7 +453,8 @@ cdef class Slice:
         finished = new_finished(mailbox, lane, item.offset, record, sent)
         if finished.size > self.size_max and not running.partition.fits(finished):
             raise BatchTooLarge(finished.size, running.partition.limits.batch_bytes_max, mailbox.address)
-        mailbox.state = state
+        if record is not None:
+            mailbox.record = record
         mailbox.unsettled += 1
         running.fresh.push(finished)
         return 0

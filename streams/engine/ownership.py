@@ -265,7 +265,7 @@ class Ownership:
 
     async def _commit(self, partition: Partition, lease: Lease, batch: CommitBatch) -> None:
         try:
-            base = await lease.append(list(batch.records.items()), partition.lease_number)
+            base = await lease.append(batch.records.items(), partition.lease_number)
             if partition.closed:
                 return
             released = partition.acked(base)

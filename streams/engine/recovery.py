@@ -39,7 +39,7 @@ class Owned:
         """Write the position as it is now, with whatever has to be repaired. Raises LeaseLost."""
         batch = self.partition.build(refresh=True)
         if batch is not None:
-            await self.lease.append(list(batch.records.items()), self.partition.lease_number)
+            await self.lease.append(batch.records.items(), self.partition.lease_number)
 
 
 async def recover(

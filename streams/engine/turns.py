@@ -201,16 +201,18 @@ class TurnRunner:
     def _effects(self, partition: Partition, mailbox: Mailbox, lane: int, item: Item, result: Any) -> Finished:
         """Close a turn whose handler returned: what it changed and sends. Nothing is accepted if this raises."""
         kind, context = mailbox.kind, mailbox.context
-        state = kind.dump(mailbox.agent)
-        record = kind.record_head + state if state != mailbox.state or item.envelope.type == SPAWN else None
+        record = kind.record_head + kind.dump(mailbox.agent)
+        changed = kind.state_in(record) != kind.state_in(mailbox.record) or item.envelope.type == SPAWN
         sends = context.take()
         if (reply := reply_body(context, result)) is not None:
             sends.append(reply)
         sent = self._router.sent
-        finished = Finished(mailbox, lane, item.offset, record, [sent(send) for send in sends] if sends else ())
+        messages = [sent(send) for send in sends] if sends else ()
+        finished = Finished(mailbox, lane, item.offset, record if changed else None, messages)
         if not partition.fits(finished):
             raise BatchTooLarge(finished.size, partition.limits.batch_bytes_max, mailbox.address)
-        mailbox.state = state
+        if changed:
+            mailbox.record = record
         return finished
 
     async def _system(self, partition: Partition, mailbox: Mailbox, lane: int, item: Item, fresh: bool) -> Finished:
@@ -238,28 +240,27 @@ class TurnRunner:
         if mailbox.stopped:
             raise AgentStopped(mailbox.address)
         stored = partition.store.get(mailbox.key)
-        fresh = mailbox.state is None and stored is None
-        if mailbox.state is not None:  # not committed yet: newer than the store
-            kind, state = mailbox.kind, mailbox.state
+        fresh = mailbox.record is None and stored is None
+        if mailbox.record is not None:  # not committed yet: newer than the store
+            kind, record = mailbox.kind, mailbox.record
         elif stored is not None:
-            record = decode_agent(stored)
-            if record.flags & RETIRED:
+            found = decode_agent(stored)
+            if found.flags & RETIRED:
                 raise AgentStopped(mailbox.address)
-            kind, state = self._registry.get(record.type), record.state
+            kind, record = self._registry.get(found.type), stored
         else:
             if envelope.type == SPAWN:
                 mailbox.kind_name = read_spawn(envelope).type
             name = mailbox.kind_name or parse(mailbox.address)[0]
             if not name:
                 raise NotSpawned(mailbox.address, 0.0)  # its spawn came and was refused
-            kind = self._registry.get(name)
-            state = None
+            kind, record = self._registry.get(name), None
         context = TurnContext(mailbox.address, self._new_id, self._message_bytes_max, self.open_steps)
         agent = kind.create(context)
-        if state is None:
-            state = kind.dump(agent)
+        if record is None:
+            record = kind.record_head + kind.dump(agent)
         else:
-            kind.load(agent, state)
+            kind.load(agent, kind.state_in(record))
         mailbox.kind, mailbox.context = kind, context
         context.begin(envelope, now_ns)
         if mailbox.ledger is not None:
@@ -268,7 +269,7 @@ class TurnRunner:
             result: Any = agent.on_activate()
             if isawaitable(result):
                 await result
-        mailbox.agent, mailbox.state = agent, state
+        mailbox.agent, mailbox.record = agent, record
         return fresh
 
     async def _stop(self, partition: Partition, mailbox: Mailbox, lane: int, item: Item) -> Finished:
@@ -353,13 +354,13 @@ class TurnRunner:
             mailbox.context.take()
         if mailbox.agent is not None:
             try:
-                mailbox.kind.load(mailbox.agent, mailbox.state)
+                mailbox.kind.load(mailbox.agent, mailbox.kind.state_in(mailbox.record))
             except Exception:
                 # It stored what its class does not declare; each message will say so until the class is mended.
                 log.exception("the state of %s can't be read back", mailbox.address)
                 mailbox.agent = None
-        if item.envelope.type == SPAWN and (fresh or (mailbox.state is None and mailbox.key not in partition.store)):
-            mailbox.agent = mailbox.state = None  # refused: there is no such agent
+        if item.envelope.type == SPAWN and (fresh or (mailbox.record is None and mailbox.key not in partition.store)):
+            mailbox.agent = mailbox.record = None  # refused: there is no such agent
             mailbox.kind_name = ""
         try:
             return self._failures.failed(partition, mailbox, lane, item, error)

@@ -11,7 +11,7 @@ which does not fence the old one. The lease number in each record's header and t
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Collection
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import InvalidProducerEpoch, KafkaError, MessageSizeTooLargeError, ProducerFenced
@@ -47,7 +47,7 @@ class KafkaLease:
         """(producer id, epoch) under which the broker knows this lease."""
         return self._identity.producer_id, self._identity.epoch
 
-    async def append(self, records: Sequence[Append], number: int | None) -> int:
+    async def append(self, records: Collection[Append], number: int | None) -> int:
         """Append all records as one atomic batch and return the offset of the first; see `Lease.append`."""
         if self._dead:
             raise LeaseLost(self._partition, self._dead)

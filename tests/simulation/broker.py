@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
@@ -29,7 +29,7 @@ class Batch(NamedTuple):
 
     base: int
     lease: int  # its number: the offset of its claim
-    records: Sequence[Append]
+    records: Collection[Append]
 
 
 class Broker(MemoryLog):
@@ -48,7 +48,7 @@ class Broker(MemoryLog):
         self.disks: list[Disk] = []  # whose stores go on where they stand
         self.refused_count = 0
 
-    def append_journal(self, partition: int, epoch: int, records: Sequence[Append], number: int | None) -> int | None:
+    def append_journal(self, partition: int, epoch: int, records: Collection[Append], number: int | None) -> int | None:
         """See `MemoryLog.append_journal`."""
         if self.is_stale(partition, epoch) and self.fencing:
             self.refused_count += 1
@@ -330,7 +330,7 @@ class SimulatedLease:
     def __init__(self, port: SimulatedPort, partition: int, epoch: int) -> None:
         self._port, self._partition, self._epoch = port, partition, epoch
 
-    async def append(self, records: Sequence[Append], number: int | None) -> int:
+    async def append(self, records: Collection[Append], number: int | None) -> int:
         partition, port = self._partition, self._port
 
         def land() -> int | None:
