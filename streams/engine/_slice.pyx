@@ -6,11 +6,10 @@ taken, and left to them; a handler that has to wait is handed to them with what 
 """
 
 cimport cython
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_INCREF, Py_XDECREF
+from cpython.ref cimport Py_XDECREF
 from libc.stdint cimport int64_t
-from libc.string cimport memcmp, memcpy
 
 from rookery.agents._effects cimport TurnFields
 from rookery.ops._observe cimport TurnObserver
@@ -27,15 +26,12 @@ from rookery.streams.core._mailboxes cimport (
     new_sent,
 )
 from rookery.streams.core._runqueue cimport RunQueue
+from rookery.streams.engine._plans cimport Handling, Plan
 
 from asyncio import CancelledError
 from inspect import isawaitable
 from types import CoroutineType, GeneratorType
 
-from msgspec import UNSET
-
-from rookery.agents import guard
-from rookery.agents.agent import Agent
 from rookery.agents.effects import TurnContext, reply_body
 from rookery.schemas import payload as codecs
 from rookery.schemas.envelope import SEAL_BYTES
@@ -52,30 +48,22 @@ cdef extern from "Python.h":
     PySendResult PyIter_Send(object iterator, object value, PyObject** result)
     PyObject* PyDict_GetItemWithError(object mapping, object key) except? NULL
     object PyContext_CopyCurrent()
-    object PyObject_Vectorcall(object function, PyObject** args, size_t count, PyObject* names)
     ctypedef struct PyAsyncMethods:
         void* am_await
     ctypedef struct PyTypeObject:
         PyAsyncMethods* tp_as_async
         object (*tp_new)(PyTypeObject* kind, object args, PyObject* keywords)
     PyTypeObject* Py_TYPE(object value)
-    object PyObject_GenericGetDict(object value, void* context)
 
 cdef enum:
-    FIELDS_MAX = 64
     TYPES_MAX = 4_096
 
     HEAD_BYTES = 8  # of an agent's record: format, flags, version of 4, size of its type of 2; see journal.py
 
-# What Agent.__init__ does.
-cdef object set_id = Agent.id.__set__
-cdef object set_context = Agent._Agent__context.__set__
-cdef object set_log = Agent._Agent__log.__set__
 cdef PyObject* CONTEXT = <PyObject*>TurnContext
 cdef tuple NOTHING = ()
 
 cdef int FORMAT_NUMBER = FORMAT
-cdef object GUARD = guard.ATTRIBUTE
 cdef Py_ssize_t SEAL_SIZE = SEAL_BYTES
 
 cdef tuple FAILURES = (CancelledError, Exception, SystemExit)
@@ -113,111 +101,6 @@ cdef class Begun:
     def close(self):
         """End the handler."""
         self.coroutine.close()
-
-
-@cython.final
-cdef class Handling:
-    """One handler: its function, and how it reads a payload."""
-
-    cdef object function, decode, name
-    cdef dict readers
-
-    def __init__(self, bound):
-        self.function, self.decode = bound.function, bound.decode
-        self.readers, self.name = getattr(bound.decode, "readers", None), getattr(bound.decode, "name", "")
-
-    cdef object read(self, Frame frame):
-        cdef PyObject* reader
-        if self.readers is not None:
-            reader = PyDict_GetItemWithError(self.readers, frame.content_type)
-            if reader != NULL:
-                try:
-                    return (<object>reader)(frame.payload)
-                except Exception as error:
-                    raise PayloadError(str(error) or type(error).__name__, self.name) from error
-        return self.decode(frame.payload, frame.content_type)
-
-
-@cython.final
-cdef class Plan:
-    """What the turns of one agent type need of it."""
-
-    cdef object kind, name, cls, struct, encode, decode
-    cdef dict handlings
-    cdef tuple fields
-    cdef bytes record_head
-    cdef bint timed, hooked, plain
-
-    def __init__(self, kind):
-        self.kind, self.name, self.cls, self.hooked = kind, kind.name, kind.cls, kind.has_activate
-        self.handlings = {name: Handling(kind.find(name)) for name in kind.message_types}
-        schema = kind.schema
-        self.struct, self.encode, self.fields = schema.struct, schema.encode, schema.fields
-        self.decode = schema.decode
-        self.record_head = kind.record_head
-        self.timed = kind.timeout is not None or len(self.fields) > FIELDS_MAX
-        # Nobody would see who calls what.
-        self.plain = self.cls.__new__ is object.__new__ and type(self.cls).__call__ is type.__call__
-
-    cdef Handling handling(self, str message_type):
-        """The handler of a message; None if it is the catch-all, or none."""
-        return self.handlings.get(message_type)
-
-    cdef bytes dump(self, agent):
-        """See StateSchema.dump."""
-        # Owned: making the struct may run the collector, and so a finalizer that changes the agent.
-        cdef PyObject* values[FIELDS_MAX]
-        cdef dict attributes = PyObject_GenericGetDict(agent, NULL)
-        cdef Py_ssize_t index = 0, held
-        cdef PyObject* value
-        if PyDict_GetItemWithError(attributes, GUARD) == NULL:
-            try:
-                for field in self.fields:
-                    value = PyDict_GetItemWithError(attributes, field)
-                    if value == NULL:
-                        break
-                    Py_INCREF(<object>value)
-                    values[index] = value
-                    index += 1
-                else:
-                    return self.encode(PyObject_Vectorcall(self.struct, values, index, NULL))
-            except Exception:
-                pass  # once more, for the error that names the field
-            finally:
-                for held in range(index):
-                    Py_XDECREF(values[held])
-        return self.kind.dump(agent)
-
-    cdef bytes changed(self, bytes before, bytes state):
-        """The record with this state, or None if the one before has the same."""
-        cdef Py_ssize_t head = PyBytes_GET_SIZE(self.record_head), size = PyBytes_GET_SIZE(state)
-        cdef bytes record
-        if PyBytes_GET_SIZE(before) == head + size:
-            if memcmp(PyBytes_AS_STRING(before) + head, PyBytes_AS_STRING(state), <size_t>size) == 0:
-                return None
-        record = PyBytes_FromStringAndSize(NULL, head + size)
-        memcpy(PyBytes_AS_STRING(record), PyBytes_AS_STRING(self.record_head), <size_t>head)
-        memcpy(PyBytes_AS_STRING(record) + head, PyBytes_AS_STRING(state), <size_t>size)
-        return record
-
-    cdef object make(self, TurnFields context, bytes record):
-        """A new agent as this record has it, with defaults for None; see AgentType.create and load."""
-        cdef PyObject* cls = <PyObject*>self.cls
-        if self.plain:
-            agent = (<PyTypeObject*>cls).tp_new(<PyTypeObject*>cls, NOTHING, NULL)
-            set_id(agent, context.address)
-            set_context(agent, context)
-            set_log(agent, None)
-        else:
-            agent = self.cls(context)
-        cdef dict attributes = PyObject_GenericGetDict(agent, NULL)
-        stored = self.decode(None if record is None else record[PyBytes_GET_SIZE(self.record_head):])
-        for field in self.fields:
-            attributes[field] = getattr(stored, field)
-        guarded = getattr(stored, GUARD)
-        if guarded is not UNSET:
-            attributes[GUARD] = guarded
-        return agent
 
 
 @cython.final
