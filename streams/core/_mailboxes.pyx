@@ -210,10 +210,9 @@ cdef Item new_item(long long offset, object envelope, object record):
     return item
 
 
-# With a hundred thousand agents the collector would look at them again and again. What they lead to leads back here only
-# while a turn runs, and their partition lets go of them all when it is closed.
+# For the collector: an agent that keeps a step in an attribute leads back to its mailbox, and nobody else lets go of
+# either when a lease is lost.
 @cython.final
-@cython.no_gc
 @cython.freelist(4096)
 cdef class Mailbox:
     """See mailbox.Mailbox."""

@@ -26,12 +26,22 @@ cdef extern from "Python.h":
 cdef enum:
     FIELDS_MAX = 64
 
-# What Agent.__init__ does.
+# What Agent.__init__ does, and what it is.
+cdef object INIT = Agent.__init__
+cdef object ID = Agent.id
 cdef object set_id = Agent.id.__set__
 cdef object set_context = Agent._Agent__context.__set__
 cdef object set_log = Agent._Agent__log.__set__
 cdef object GUARD = guard.ATTRIBUTE
 cdef tuple NOTHING = ()
+
+
+cdef bint is_plain(cls):
+    """Whether nobody would see that its agents are made without calling it."""
+    return (
+        cls.__init__ is INIT and cls.__new__ is object.__new__ and cls.__setattr__ is object.__setattr__
+        and cls.id is ID and type(cls).__call__ is type.__call__
+    )
 
 
 @cython.final
@@ -66,8 +76,7 @@ cdef class Plan:
         self.decode = schema.decode
         self.record_head = kind.record_head
         self.timed = kind.timeout is not None or len(self.fields) > FIELDS_MAX
-        # Nobody would see who calls what.
-        self.plain = self.cls.__new__ is object.__new__ and type(self.cls).__call__ is type.__call__
+        self.plain = is_plain(self.cls)
 
     cdef Handling handling(self, str message_type):
         """The handler of a message; None if it is the catch-all, or none."""

@@ -330,7 +330,8 @@ cdef class Slice:
                 routed.append(self.reply(frame, context, answer))
             sent = tuple(routed)
         else:
-            self.spare = sends
+            if (<PyObject*>sends).ob_refcnt == 1:  # else a thread may still put something there
+                self.spare = sends
             if frame.reply_to:
                 sent = (self.reply(frame, context, answer),)
         finished = new_finished(mailbox, lane, item.offset, record, sent)

@@ -189,6 +189,7 @@ class Pool:
                 if now >= slice_end:
                     break
             else:
+                mailbox = begun = None  # a runner at rest keeps no agent in memory
                 if self._yielding or await self._rest():
                     return
                 continue

@@ -1,5 +1,6 @@
 """Topics on a real broker: made, found right, refused when wrong, removed."""
 
+import asyncio
 import uuid
 
 import pytest
@@ -12,6 +13,14 @@ from rookery.schemas.errors import ConfigurationError, WrongTopic
 from rookery.streams.kafka import topics
 
 pytestmark = [pytest.mark.kafka, pytest.mark.asyncio]
+
+
+async def learnt(admin: AIOKafkaAdminClient, topic: str) -> None:
+    """The controller has the new policy; the broker that is asked learns it a moment later."""
+    asked = [ConfigResource(ConfigResourceType.TOPIC, topic, configs={"cleanup.policy": None})]
+    async with asyncio.timeout(20):
+        while "delete" not in str(await admin.describe_configs(asked)):  # noqa: ASYNC110 - asks the broker
+            await asyncio.sleep(0.05)
 
 
 async def test_the_life_of_an_application(broker: str, admin: AIOKafkaAdminClient) -> None:
@@ -31,6 +40,7 @@ async def test_the_life_of_an_application(broker: str, admin: AIOKafkaAdminClien
         await admin.alter_configs(
             [ConfigResource(ConfigResourceType.TOPIC, journal, configs={"cleanup.policy": "delete"})]
         )
+        await learnt(admin, journal)
         with pytest.raises(WrongTopic, match=r"cleanup\.policy is delete") as wrong:
             await topics.ensure(settings, kwargs)
         assert "--entity-name " + journal in wrong.value.command

@@ -8,7 +8,7 @@ import gc
 import struct
 from collections.abc import Iterable
 from dataclasses import field
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import pydantic
 import pytest
@@ -86,6 +86,66 @@ class Tidying:
         self.agent.text, self.agent.items = "short", ["new"]
 
 
+class Keeping(Agent):
+    @handler("go")
+    async def go(self, msg: dict[str, Any]) -> None:
+        self._kept = asyncio.ensure_future(self.step("for ever", asyncio.Event().wait))
+        await asyncio.sleep(0)
+
+
+class Seen(Agent):
+    """Each would notice if an agent came to memory without its class being asked."""
+
+    text: str = ""
+
+    @handler("go")
+    async def go(self, msg: dict[str, Any]) -> None:
+        self.text = f"{self.id} {self._told()}"
+
+    def _told(self) -> str:
+        return ""
+
+
+class Setting(Seen):
+    _names: set[str]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "id":
+            object.__setattr__(self, "_names", set())
+        self._names.add(name)
+        super().__setattr__(name, value)
+
+    def _told(self) -> str:
+        return " ".join(sorted(name for name in self._names if not name.startswith("_")))
+
+
+class Counted(Seen):
+    made: ClassVar[int] = 0
+
+    def __new__(cls, *args: Any) -> Self:
+        cls.made += 1
+        return super().__new__(cls)
+
+    def _told(self) -> str:
+        return f"number {self.made}"
+
+
+class Wrapped(Seen):
+    def _told(self) -> str:
+        return str(self._wrapped)  # type: ignore[attr-defined]
+
+
+def wrap(cls: type[Agent]) -> None:
+    """As a tracer does, once the class is there."""
+    init = cls.__init__
+
+    def wrapper(self: Any, *args: Any) -> None:
+        init(self, *args)
+        self._wrapped = True
+
+    cls.__init__ = wrapper  # type: ignore[method-assign]
+
+
 def replies(cluster: Cluster, client: str) -> list[bytes]:
     return [record.value or b"" for record in cluster.log.records(f"cluster.replies.{client}", 0)]
 
@@ -151,3 +211,34 @@ async def test_a_finalizer_may_change_an_agent_while_its_state_is_taken() -> Non
     finally:
         gc.set_threshold(*thresholds)
         gc.enable()
+
+
+@virtual
+async def test_agents_of_a_lost_partition_leave_memory_whatever_they_keep() -> None:
+    async with Cluster(Keeping, workers=1, partitions=1) as cluster:
+        for number in range(20):
+            cluster.post(f"Keeping/{number}", {"type": "go"})
+        await cluster.settle()
+        (ownership,) = cluster.engine(0).ownerships
+        ownership.lost("for a test")
+        await cluster.settle()
+        gc.collect()
+        assert not [thing for thing in gc.get_objects() if isinstance(thing, Keeping)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        (Setting, "Setting/1 id"),
+        (Counted, "Counted/1 number 1"),
+        (Wrapped, "Wrapped/1 True"),
+    ],
+)
+@virtual
+async def test_a_class_that_has_a_say_in_how_agents_are_made_is_asked(kind: type[Seen], text: str) -> None:
+    if kind is Wrapped:
+        wrap(kind)
+    async with Cluster(kind, workers=1, partitions=1) as cluster:
+        cluster.post(f"{kind.__name__}/1", {"type": "go"})
+        await cluster.settle()
+        assert cluster.state(f"{kind.__name__}/1").text == text
