@@ -143,7 +143,7 @@ def wrap(cls: type[Agent]) -> None:
         init(self, *args)
         self._wrapped = True
 
-    cls.__init__ = wrapper  # type: ignore[method-assign]
+    cls.__init__ = wrapper  # type: ignore[assignment,method-assign]
 
 
 def replies(cluster: Cluster, client: str) -> list[bytes]:
