@@ -62,7 +62,7 @@ def _record(h: Harness, row: str, runs: Mapping[str, list[Figures]], count: int)
 
 async def scale_agents(h: Harness) -> None:
     """Messages to random ones of 1,000 to 1,000,000 agents, all of which have a state already."""
-    count = h.count(400_000)
+    count = h.count(700_000)
     async with AsyncExitStack() as stack:
         ways: dict[str, Measure] = {}
         for size in AGENTS:
@@ -76,7 +76,7 @@ async def scale_agents(h: Harness) -> None:
 
 async def scale_partitions(h: Harness) -> None:
     """1,000 agents on 4 to 192 partitions of one worker."""
-    count = h.count(500_000)
+    count = h.count(800_000)
     ways = {f"{number}": partial(durable, h, count, partitions=number) for number in PARTITION_COUNTS}
     _record(h, "scale_partitions", await h.interleaved(ways), count)
 

@@ -105,7 +105,7 @@ async def raw_codec(h: Harness) -> None:
 
 async def state_only(h: Harness) -> None:
     """Told turns: state, no message."""
-    count = h.count(800_000)
+    count = h.count(1_200_000)
     runs = await h.interleaved({"state only": partial(durable, h, count, False)})
     h.record("state_only_per_s", [run["per_s"] for run in runs["state only"]], count=count)
 

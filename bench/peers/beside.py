@@ -28,7 +28,7 @@ from rookery.streams.kafka import topics
 
 HOME = Path(".rookery/peers").absolute()
 KSTREAMS = Path(__file__).parent / "kstreams"
-RECORDS = 600_000
+RECORDS = 900_000
 """In the topic; a slow peer takes fewer of them, as many as last about five seconds."""
 
 TITLES = {
