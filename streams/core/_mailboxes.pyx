@@ -347,10 +347,10 @@ cdef class Finished:
 
 
 cdef Finished new_finished(Mailbox mailbox, int lane, long long offset, bytes state, object sent):
-    """The usual one; `sent` is a sequence, or None for nothing."""
+    """The usual one."""
     cdef Finished finished = Finished.__new__(Finished)
     finished.mailbox, finished.lane, finished.offset, finished.state = mailbox, lane, offset, state
-    finished.sent, finished.ends = () if sent is None else sent, True
+    finished.sent, finished.ends = sent, True
     finished.measure()
     return finished
 

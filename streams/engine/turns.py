@@ -201,17 +201,18 @@ class TurnRunner:
     def _effects(self, partition: Partition, mailbox: Mailbox, lane: int, item: Item, result: Any) -> Finished:
         """Close a turn whose handler returned: what it changed and sends. Nothing is accepted if this raises."""
         kind, context = mailbox.kind, mailbox.context
-        record = kind.record_head + kind.dump(mailbox.agent)
-        changed = kind.state_in(record) != kind.state_in(mailbox.record) or item.envelope.type == SPAWN
+        state, record = kind.dump(mailbox.agent), None
+        if state != kind.state_in(mailbox.record) or item.envelope.type == SPAWN:
+            record = kind.record_head + state
         sends = context.take()
         if (reply := reply_body(context, result)) is not None:
             sends.append(reply)
         sent = self._router.sent
         messages = [sent(send) for send in sends] if sends else ()
-        finished = Finished(mailbox, lane, item.offset, record if changed else None, messages)
+        finished = Finished(mailbox, lane, item.offset, record, messages)
         if not partition.fits(finished):
             raise BatchTooLarge(finished.size, partition.limits.batch_bytes_max, mailbox.address)
-        if changed:
+        if record is not None:
             mailbox.record = record
         return finished
 
