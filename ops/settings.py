@@ -194,7 +194,9 @@ class Settings(Rules):
     window_max: int = Field(
         50_000, ge=100, le=10_000_000, description="unfinished messages of one inbox partition before it is paused"
     )
-    activations_max: int = Field(20_000, ge=1, le=10_000_000, description="agents in memory")
+    activations_max: int = Field(
+        20_000, ge=1, le=10_000_000, description="agents in memory; more leave as soon as they idle"
+    )
     passivate_after: float = Field(60.0, ge=0.1, le=30 * DAY, description="seconds an agent idles first")
     dedup_window: int = Field(
         10_000,

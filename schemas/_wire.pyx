@@ -10,7 +10,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromSt
 from cpython.object cimport PyObject, PyObject_Hash
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
 from rookery.schemas._crc cimport crc32, crc_begin
@@ -309,13 +309,16 @@ cdef inline str _own(const char* data, Py_ssize_t size):
 
 
 # Names of agents, clients and types come again and again: as the same object they need neither memory nor hashing. A
-# text has one slot and drives out the one before it; at most 16,384 x 177 bytes = 2.9 MB. Of each field, the slot of the
+# text has one slot; of those that find another there one in eight drives it out, so that of too many names the most
+# frequent are kept. At most 16,384 x 177 bytes = 2.9 MB. Of each field, the slot of the
 # message before is looked at first: from one message to the next, most fields are the same.
 cdef PyObject* _slots[1 << SHARED_BITS]
+cdef uint8_t _marks[1 << SHARED_BITS]  # more bits of each text's hash: another one is told without a look at it
 cdef uint64_t _before[16]
+cdef uint32_t _chance = 1
 
 
-cdef inline uint64_t _slot(const char* data, Py_ssize_t size) noexcept nogil:
+cdef inline uint64_t _hash(const char* data, Py_ssize_t size) noexcept nogil:
     cdef uint64_t h = <uint64_t>size, word
     while size >= 8:
         memcpy(&word, data, 8)
@@ -325,8 +328,7 @@ cdef inline uint64_t _slot(const char* data, Py_ssize_t size) noexcept nogil:
         size -= 8
     word = 0
     memcpy(&word, data, size)
-    h = (h ^ word) * <uint64_t>0x9E3779B97F4A7C15
-    return h >> (64 - SHARED_BITS)
+    return (h ^ word) * <uint64_t>0x9E3779B97F4A7C15
 
 
 cdef inline bint _holds(PyObject* found, const char* data, Py_ssize_t size) noexcept:
@@ -336,7 +338,10 @@ cdef inline bint _holds(PyObject* found, const char* data, Py_ssize_t size) noex
 
 cdef str _shared(unsigned char tag, const char* data, Py_ssize_t size):
     """A text that may come again; of ASCII up to a size, always the same object while it keeps its slot."""
+    global _chance
     cdef uint64_t* before = &_before[tag >> 3]
+    cdef uint64_t h
+    cdef uint8_t mark
     cdef PyObject* found = _slots[before[0]]
     if size == 0:
         return ""
@@ -344,14 +349,21 @@ cdef str _shared(unsigned char tag, const char* data, Py_ssize_t size):
         return <str>found
     if size > SHARED_BYTES_MAX:
         return _own(data, size)
-    before[0] = _slot(data, size)
+    h = _hash(data, size)
+    mark = <uint8_t>(h >> (56 - SHARED_BITS))
+    before[0] = h >> (64 - SHARED_BITS)
     found = _slots[before[0]]
-    if _holds(found, data, size):
+    if _marks[before[0]] == mark and _holds(found, data, size):
         return <str>found
     text = _own(data, size)
+    if found != NULL:
+        # A counter would fall into step with the fields of messages.
+        _chance = _chance * 1_664_525 + 1_013_904_223
+        if _chance >> 29:
+            return text
     if PyUnicode_IS_ASCII(text):
         PyObject_Hash(text)
         Py_INCREF(text)
-        _slots[before[0]] = <PyObject*>text
+        _slots[before[0]], _marks[before[0]] = <PyObject*>text, mark
         Py_XDECREF(found)
     return text

@@ -22,6 +22,11 @@ from rookery.streams.core._runqueue cimport RunQueue
 
 from rookery.schemas.errors import EnvelopeError
 
+cdef enum:
+    STAYS_SHIFT = 27  # see loops.is_passing
+
+cdef uint32_t GOLDEN = 2_654_435_761
+
 
 def admit(LaneProgress progress, records, Py_ssize_t at, long long partitions, read, list items, list refused):
     """See loops.admit."""
@@ -70,6 +75,7 @@ def deliver(list items, int lane, partition, RunQueue queue, double now, special
     cdef dict mailboxes = partition.mailboxes
     cdef int number = partition.number
     cdef uint32_t partitions = partition.partitions
+    cdef Py_ssize_t room = partition.room
     cdef str target
     cdef Item item
     cdef Mailbox mailbox
@@ -79,6 +85,7 @@ def deliver(list items, int lane, partition, RunQueue queue, double now, special
         if mailbox is None:
             mailbox = opened(target, number, partitions)
             if mailbox is not None:
+                mailbox.passing = len(mailboxes) >= room and <uint32_t>item.offset * GOLDEN >> STAYS_SHIFT != 0
                 mailboxes[target] = mailbox
         if mailbox is None or mailbox.unborn or mailbox.ledger is not None:
             special(item, mailbox)
@@ -132,6 +139,7 @@ def number(list turns, unsigned int source, unsigned long long sequence, dict re
                 if group is None:
                     group = released[destination] = []
             group.append((message.key, value))
+        turn.sent = ()  # what is sealed is a copy
     return sequence
 
 
@@ -152,7 +160,7 @@ def settle(list turns, tuple lanes, ledgers, dict records):
             records[mailbox.key] = turn.state or None
 
 
-def acknowledge(list turns, ledgers):
+def acknowledge(list turns, ledgers, dict mailboxes, store):
     """See loops.acknowledge."""
     cdef Finished turn
     cdef Mailbox mailbox
@@ -164,6 +172,17 @@ def acknowledge(list turns, ledgers):
                 ledgers.settled(mailbox)
         if turn.acked is not None:
             turn.acked()
+        if mailbox is not None and mailbox.passing and leaves(mailbox):
+            if turn.state is not None or mailbox.key in store:
+                drop(mailboxes, mailbox)
+
+
+cdef inline bint leaves(Mailbox mailbox) except -1:
+    """See loops._leaves."""
+    kind = mailbox.kind
+    if not mailbox.is_idle() or mailbox.closed or mailbox.stopped:
+        return False
+    return kind is None or not (kind.has_activate or kind.has_passivate)
 
 
 def tally(list turns, str unknown):
@@ -266,17 +285,20 @@ cdef double select(double* values, Py_ssize_t count, Py_ssize_t place) noexcept:
 def forget(dict mailboxes, list idle, Py_ssize_t left, double now):
     """See loops.forget."""
     cdef Mailbox mailbox
-    # What is let go is in nobody's place any more: its end may be a finalizer of the user's, which sees what is here.
     while len(idle) > left:
         mailbox = idle.pop()
         if mailbox.closed or not mailbox.is_idle() or mailbox.used_at > now:
             continue
         if mailbox.agent is not None and mailbox.kind.has_passivate:
             return mailbox
-        agent, mailbox.agent = mailbox.agent, None
-        context, mailbox.context = mailbox.context, None
-        agent = context = None
-        if mailbox.is_idle() and not mailbox.closed:
-            mailbox.closed = True
-            mailboxes.pop(mailbox.address, None)
+        drop(mailboxes, mailbox)
     return None
+
+
+cdef int drop(dict mailboxes, Mailbox mailbox) except -1:
+    """See loops.drop."""
+    mailbox.let_go()
+    if mailbox.is_idle() and not mailbox.closed:
+        mailbox.closed = True
+        mailboxes.pop(mailbox.address, None)
+    return 0

@@ -12,7 +12,8 @@ cdef class Waiting:
 
 cdef class Lane:
     cdef PyObject** items
-    cdef Py_ssize_t room, head, count
+    cdef int room, head, count
+    cdef PyObject* own[2]  # what most agents need
     cdef int push(self, object item) except -1
     cdef int grow(self) except -1
     cdef object first(self)
@@ -34,13 +35,15 @@ cdef class Mailbox:
     cdef readonly int partition
     cdef Lane low, normal, high
     cdef bint[3] in_queue
-    cdef public bint running, closed, held, unborn, stopped
+    cdef public bint running, closed, held, unborn, stopped, passing
     cdef public int unsettled, current_lane
     cdef public double used_at
     cdef public object first_lane, ledger, current, kind_name, kind, agent, context, record, runner
     cdef Lane lane(self, int number)
     cdef bint waits(self, int number) noexcept
+    cdef bint waiting(self) noexcept
     cdef bint is_idle(self) noexcept
+    cdef int let_go(self) except -1
 
 
 cdef Mailbox new_mailbox(str address, bytes key, int partition)
@@ -61,7 +64,7 @@ cdef class Finished:
     cdef readonly int lane
     cdef readonly long long offset
     cdef readonly bytes state
-    cdef readonly object sent
+    cdef public object sent
     cdef public long long size
     cdef public object cells
     cdef readonly bint ends

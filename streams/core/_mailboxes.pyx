@@ -6,10 +6,13 @@ from cpython.list cimport PyList_GET_SIZE
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdlib cimport free, realloc
-from libc.string cimport memmove
+from libc.string cimport memcpy, memmove
 
 # What batch.py, which imports this, tells it.
 cdef Py_ssize_t RECORD_OVERHEAD = 0, MESSAGE_OVERHEAD = 0
+cdef enum:
+    OWN = 2
+    LANE_MAX = 1 << 29
 # What is taken from the head stays in the list, as None, until it is so much; then it is cut off at once.
 cdef Py_ssize_t CUT = 1_024
 
@@ -94,13 +97,17 @@ cdef class Waiting:
 cdef class Lane:
     """The same for messages, which are in no cycle: the collector need not look at the lanes of all agents."""
 
+    def __cinit__(self):
+        self.items, self.room = self.own, OWN
+
     def __dealloc__(self):
         while self.count:
             self.popleft()
-        free(self.items)
+        if self.items != self.own:
+            free(self.items)
 
     cdef int push(self, object item) except -1:
-        cdef Py_ssize_t place
+        cdef int place
         if self.count == self.room:
             self.grow()
         place = self.head + self.count
@@ -113,10 +120,14 @@ cdef class Lane:
 
     cdef int grow(self) except -1:
         """Take twice the room; what stood at the end of the ring stays behind what it was behind."""
-        cdef Py_ssize_t room = self.room * 2 if self.room else 2, wrapped
-        cdef PyObject** items = <PyObject**>realloc(self.items, room * sizeof(PyObject*))
+        cdef int room = self.room * 2, wrapped
+        cdef PyObject** items = NULL
+        if self.room <= LANE_MAX:
+            items = <PyObject**>realloc(self.items if self.items != self.own else NULL, room * sizeof(PyObject*))
         if items == NULL:
             raise MemoryError()
+        if self.items == self.own:
+            memcpy(items, self.own, OWN * sizeof(PyObject*))
         wrapped = self.room - self.head
         if self.head:
             memmove(items + room - wrapped, items + self.head, wrapped * sizeof(PyObject*))
@@ -263,13 +274,20 @@ cdef class Mailbox:
         """Nothing waits, nothing runs, nothing is on its way to the journal: memory can be freed."""
         return self.is_idle()
 
+    cdef bint waiting(self) noexcept:
+        """Whether any lane holds something."""
+        return self.waits(1) or self.waits(0) or self.waits(2)
+
     cdef bint is_idle(self) noexcept:
-        return (
-            not self.running
-            and not self.unsettled
-            and not (self.waits(1) or self.waits(0) or self.waits(2))
-            and self.ledger is None
-        )
+        return not self.running and not self.unsettled and not self.waiting() and self.ledger is None
+
+    cdef int let_go(self) except -1:
+        """Take the agent from memory. Its end may be a finalizer of the user's, which sees what is here: it is in nobody's
+        place any more."""
+        agent, self.agent = self.agent, None
+        context, self.context = self.context, None
+        agent = context = None
+        return 0
 
 
 cdef Mailbox new_mailbox(str address, bytes key, int partition):

@@ -78,6 +78,7 @@ class Limits:
     dedup_window: int
     parked_max: int = 10_000  # messages of one agent in the journal
     window_bytes_max: int = 32 * 1024 * 1024
+    room: int = 1_000  # agents in memory, to begin with
 
 
 class Admitted(NamedTuple):

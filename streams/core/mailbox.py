@@ -64,6 +64,7 @@ class Mailbox:
         "lanes",
         "ledger",
         "partition",
+        "passing",
         "queued",
         "record",
         "runner",
@@ -90,6 +91,7 @@ class Mailbox:
         self.current: Item | None = None  # the message of the running turn, and its lane
         self.current_lane = 0
         self.unborn = False  # a spawned agent whose spawn message has not come yet
+        self.passing = False  # leaves memory as soon as it idles, if there is no more room: see loops.is_passing
         self.stopped = False  # a stop turn finished: later messages are refused
         self.kind_name = ""  # of a spawned agent: what its spawn message says
         self.kind: Any = None  # AgentType, once activated

@@ -78,6 +78,7 @@ class Partition:
         ring = limits.ring if position.sent_through == position.next_slot - 1 else position.ring
         self.outbox = Outbox(ring, position.next_slot, position.sent_through)
         self.mailboxes: dict[str, Mailbox] = {}
+        self.room = limits.room  # agents that may stay in memory; the worker shares it out anew now and then
         self.finished = Finishing()
         self.ledgers = Ledgers()
         self.flight: CommitBatch | None = None
@@ -212,7 +213,7 @@ class Partition:
         self._written = batch.progress
         mark = Mark(self.last + 1, self.lease_number, frozenset(self.repair))
         self.store.apply(batch.records, mark, at_end=True)
-        loops.acknowledge(batch.turns, self.ledgers)
+        loops.acknowledge(batch.turns, self.ledgers, self.mailboxes, self.store)
         if not batch.number:
             return []
         return self.release(batch.number, batch.released)

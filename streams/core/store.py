@@ -75,20 +75,31 @@ class Store(Protocol):
 OpenStore = Callable[[int], Store]
 
 
-class MemoryStore(dict[bytes, bytes]):
-    """A store in memory: a dict of agents and cells, so that the hot path reads a dict."""
+# What a store in memory keeps its agents and cells in: what it uses of a dict.
+Values = dict[bytes, bytes]
 
-    __slots__ = ("_control", "broken", "mark")
+
+class MemoryStore:
+    """A store in memory. `get` is an attribute, for the hot path: a subclass can't override it."""
+
+    __slots__ = ("_control", "broken", "get", "mark", "values")
 
     def __init__(self, values: Mapping[bytes, bytes] | None = None) -> None:
-        super().__init__(values or {})
+        self.values = Values(values or {})
+        self.get = self.values.get
         self.mark = Mark()
         self.broken: Callable[[Exception], None] = _never
         self._control: dict[bytes, bytes] | None = {}
 
+    def __contains__(self, key: object, /) -> bool:
+        return key in self.values
+
+    def __len__(self) -> int:
+        return len(self.values)
+
     def apply(self, changes: Mapping[bytes, bytes | None], mark: Mark, *, at_end: bool = False) -> None:
         """See `Store.apply`."""
-        _apply(self, self._control, changes)
+        _apply(self.values, self._control, changes)
         self.mark = mark
 
     def control(self) -> dict[bytes, bytes]:
@@ -98,27 +109,27 @@ class MemoryStore(dict[bytes, bytes]):
 
     def cells(self) -> Iterable[tuple[bytes, bytes]]:
         """See `Store.cells`."""
-        return [(key, value) for key, value in self.items() if CELL_MARK in key]
+        return [(key, value) for key, value in self.values.items() if CELL_MARK in key]
 
     def retired(self) -> Iterable[bytes]:
         """See `Store.retired`."""
-        return [key for key, value in self.items() if is_retired(key, value)]
+        return sorted(key for key, value in self.values.items() if is_retired(key, value))
 
     def close(self) -> None:
         """See `Store.close`."""
 
     def wipe(self) -> None:
         """See `Store.wipe`."""
-        self.clear()
+        self.values.clear()
         self.mark, self._control = Mark(), {}
 
 
 def _apply(
-    store: dict[bytes, bytes], control: dict[bytes, bytes] | None, changes: Mapping[bytes, bytes | None]
+    values: dict[bytes, bytes], control: dict[bytes, bytes] | None, changes: Mapping[bytes, bytes | None]
 ) -> None:
-    """Take changes into one of two dicts; without the second what would go there is forgotten."""
+    """Take changes into one of two places; without the second what would go there is forgotten."""
     for key, value in changes.items():
-        place = store if key[0] != _CONTROL else control
+        place = values if key[0] != _CONTROL else control
         if place is None:
             continue
         if value is None:
@@ -128,7 +139,7 @@ def _apply(
 
 
 if (_compiled := native.load("rookery.streams.core._stores")) is not None:
-    _apply = _compiled.apply
+    Values, _apply = _compiled.Values, _compiled.apply
 
 
 def _never(error: Exception) -> None:

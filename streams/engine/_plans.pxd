@@ -15,7 +15,7 @@ cdef class Plan:
     cdef dict handlings
     cdef tuple fields
     cdef bytes record_head
-    cdef bint timed, hooked, plain
+    cdef bint timed, hooked, kept, plain
     cdef Handling handling(self, str message_type)
     cdef bytes dump(self, agent)
     cdef bytes changed(self, bytes before, bytes state)

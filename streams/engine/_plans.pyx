@@ -75,6 +75,7 @@ cdef class Plan:
         self.struct, self.encode, self.fields = schema.struct, schema.encode, schema.fields
         self.decode = schema.decode
         self.record_head = kind.record_head
+        self.kept = kind.has_activate or kind.has_passivate  # users see its agents come and go
         self.timed = kind.timeout is not None or len(self.fields) > FIELDS_MAX
         self.plain = is_plain(self.cls)
 

@@ -26,6 +26,7 @@ from rookery.streams.core._mailboxes cimport (
     new_sent,
 )
 from rookery.streams.core._runqueue cimport RunQueue
+from rookery.streams.engine._ahead cimport Running, look_ahead
 from rookery.streams.engine._plans cimport Handling, Plan
 
 from asyncio import CancelledError
@@ -104,17 +105,6 @@ cdef class Begun:
 
 
 @cython.final
-cdef class Running:
-    """A partition that is owned and recovered, and what its turns need of it."""
-
-    cdef object partition, get
-    cdef Waiting fresh
-
-    def __init__(self, partition):
-        self.partition, self.get, self.fresh = partition, partition.store.get, partition.finished.fresh
-
-
-@cython.final
 cdef class Slice:
     """Runs turns until there are no more, the time is up, or Python has to look."""
 
@@ -163,6 +153,7 @@ cdef class Slice:
             mailbox = queue.take(&lane)
             if mailbox is None:
                 return None, DRAINED, None, now
+            look_ahead(queue.queue(lane), self.partitions)
             mailbox.running = True
             mailbox.runner = me
             begun = self.turn(mailbox, lane, &now)
@@ -245,6 +236,8 @@ cdef class Slice:
             now[0] = self.turns.end_failed(running.partition, mailbox, lane, item, error, now[0])
             return None
         mailbox.current = None
+        if mailbox.passing and not mailbox.waiting() and not plan.kept:
+            mailbox.let_go()  # all that it is made of is still at hand
         cdef double started = now[0]
         now[0] = mailbox.used_at = self.clock()
         if self.observer is not None:
@@ -273,9 +266,12 @@ cdef class Slice:
         cdef const unsigned char* head
         cdef Py_ssize_t size, end
         cdef bytes stored
-        if mailbox.record is not None or mailbox.stopped:
+        if mailbox.stopped:
             return None
-        stored = running.get(mailbox.key)
+        if mailbox.record is not None:  # not committed yet: newer than the store
+            self.stored = mailbox.record
+            return self.plan_of(mailbox.kind)
+        stored = running.get(mailbox.key) if running.values is None else running.values.found(mailbox.key)
         self.stored = None
         if stored is None:
             size = mailbox.address.find("/")

@@ -60,6 +60,7 @@ def limits_of(settings: Settings) -> Limits:
         ring=settings.outbox_ring,
         dedup_window=settings.dedup_window,
         parked_max=settings.mailbox_max,
+        room=max(settings.activations_max // settings.partitions, 1),
     )
 
 

@@ -67,6 +67,8 @@ class Housekeeping:
         engine = self._engine
         settings, partitions = engine.settings, engine.running_partitions()
         excess = sum(len(partition.mailboxes) for partition in partitions) - settings.activations_max
+        for partition in partitions:
+            partition.room = len(partition.mailboxes) - excess // len(partitions)
         found = loops.idle([partition.mailboxes for partition in partitions], now - settings.passivate_after, excess)
         for partition, idle in zip(partitions, found, strict=True):
             while idle:

@@ -179,6 +179,7 @@ class Inbound:
             partition.finish(self._dead_letters.finished(partition, lane, item, misrouted))
             return None
         mailbox = partition.mailboxes[target] = Mailbox(target, partition.number)
+        mailbox.passing = loops.is_passing(len(partition.mailboxes) > partition.room, item.offset)
         if agent_type is None and mailbox.key not in partition.store:
             mailbox.unborn = True
             self._unborn[mailbox] = (partition, self._clock() + self._spawn_wait)

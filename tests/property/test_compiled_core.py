@@ -29,6 +29,7 @@ from rookery.streams.core.ledger import Ledger
 from rookery.streams.core.mailbox import Item, Mailbox
 from rookery.streams.core.progress import LaneProgress
 from rookery.streams.core.runqueue import RunQueue
+from rookery.streams.core.store import Mark, MemoryStore
 from rookery.streams.engine.turns import ParkedRecord
 
 _records: Any = native.load("rookery.streams.kafka._records")
@@ -135,6 +136,7 @@ def arrive(rng: random.Random, partition: Any, lane: int, progress: LaneProgress
             special.append((item.offset, target, None if mailbox is None else mailbox.address))
             return
         mailbox = partition.mailboxes[target] = Mailbox(target, partition.number)
+        mailbox.passing = loops.is_passing(len(partition.mailboxes) > partition.room, item.offset)
         mailbox.used_at = float(now)
         mailbox.lanes[lane].append(item)
         run_queue.push(mailbox, lane)
@@ -147,20 +149,29 @@ def arrive(rng: random.Random, partition: Any, lane: int, progress: LaneProgress
 def memory(seed: int) -> list[Any]:
     """Messages bring agents to memory; those that idle leave it."""
     rng, found = random.Random(seed), list[Any]()
-    partitions = [SimpleNamespace(number=number, partitions=3, mailboxes=dict[str, Mailbox]()) for number in range(3)]
+    partitions = [
+        SimpleNamespace(number=number, partitions=3, mailboxes=dict[str, Mailbox](), room=rng.randint(0, 60))
+        for number in range(3)
+    ]
     lanes = [[LaneProgress(LanePosition(0, b"", array("Q", [0] * 3)), 9) for _ in range(3)] for _ in partitions]
     queues = [RunQueue() for _ in partitions]
+    stored = {address.encode() for address in ADDRESSES[::2]}
+    quiet: Any = SimpleNamespace(settled=lambda mailbox: None)
     for now in range(60):
         number, lane = rng.randrange(3), rng.randrange(3)
         mailboxes, run_queue = partitions[number].mailboxes, queues[number]
         found.append(arrive(rng, partitions[number], lane, lanes[number][lane], run_queue, now))
+        turns: list[Any] = []
         while rng.random() < 0.97 and (work := run_queue.pop()):
             work[0].lanes[work[1]].popleft()
             work[0].used_at += rng.choice([0, rng.random()])
             run_queue.push_waiting(work[0])
+            turns.append(Finished(work[0], work[1], 0, None, ()))
+            turns[-1].mailbox.unsettled += 1
         for mailbox in rng.choices(list(mailboxes.values()), k=5) if mailboxes else ():
-            mailbox.kind = SimpleNamespace(has_passivate=rng.random() < 0.3)
+            mailbox.kind = SimpleNamespace(has_passivate=rng.random() < 0.3, has_activate=rng.random() < 0.1)
             setattr(mailbox, *rng.choice(CHANGES))
+        loops.acknowledge(turns, quiet, mailboxes, stored)
         found.append([mailbox.address for mailbox in loops.busy(mailboxes)])
         before, excess = now - rng.choice([0, 1, 2, 50]), rng.choice([-1, 0, 1, 3, 9, 50, 1_000])
         idle = loops.idle([partition.mailboxes for partition in partitions], before, excess)
@@ -169,8 +180,39 @@ def memory(seed: int) -> list[Any]:
             hooked = loops.forget(partition.mailboxes, some, rng.randint(0, 9), now - rng.choice([0, 0, 1]))
             found.append((None if hooked is None else hooked.address, len(some), list(partition.mailboxes)))
         found.append(
-            [(m.address, m.key, m.used_at, len(m), m.closed) for p in partitions for m in p.mailboxes.values()]
+            [
+                (m.address, m.key, m.used_at, len(m), m.closed, m.passing)
+                for p in partitions
+                for m in p.mailboxes.values()
+            ]
         )
+    return found
+
+
+def store(seed: int) -> list[Any]:
+    """Values of any size come, change and go."""
+    rng, found, long = random.Random(seed), list[Any](), seed % LONG == 0
+    keys = [b"~pos", b"A/\xff~", b"A", *(b"A/%d" % number for number in range(3_000 if long else 40))]
+    kept = MemoryStore({keys[-1]: b"old"})
+    expected = {keys[-1]: b"old"}
+    for number in range(200):
+        drawn = rng.choices(keys, k=rng.choice([0, 1, 5, 100, 900 if long else 9]))
+        sizes = rng.choices([0, 1, 7, 8, 9, 100, 108, 511, 512, 513, 3_000], k=len(drawn))
+        changes = {
+            key: rng.choice([None, bytes([number]) * size, b"%d" % number])
+            for key, size in zip(drawn, sizes, strict=True)
+        }
+        kept.apply(changes, Mark(number))
+        expected |= {key: value for key, value in changes.items() if value is not None}
+        expected = {key: value for key, value in expected.items() if changes.get(key, b"") is not None}
+        agents = {key: value for key, value in expected.items() if key[:1] != b"~"}
+        assert [kept.get(key) for key in keys] == [agents.get(key) for key in keys]
+        assert (dict(kept.values.items()), len(kept)) == (agents, len(agents))
+        assert [key in kept for key in [*keys, "A", None]] == [*(key in agents for key in keys), False, False]
+        found += [sorted(agents.items()), sorted(kept.cells()), sorted(kept.retired())] if number % 20 == 0 else []
+        if rng.random() < 0.01:
+            kept.wipe()
+            expected = {}
     return found
 
 
@@ -270,7 +312,7 @@ def test_fetched_records_are_admitted_as_others_are() -> None:
 
 
 WAYS: dict[str, Callable[[int], list[Any]]] = {
-    way.__name__: way for way in (lane, queue, memory, finishing, counting, observing, naming)
+    way.__name__: way for way in (lane, queue, memory, store, finishing, counting, observing, naming)
 }
 
 

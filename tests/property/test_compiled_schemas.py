@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rookery.schemas import journal, native, wire
-from rookery.schemas.envelope import Envelope
+from rookery.schemas.envelope import Envelope, Priority, encode_body, seal
 from rookery.schemas.errors import CrcMismatch
 from rookery.schemas.journal import Slot
 from tests.property.test_schemas import BODIES, SLOTS, U32, U64
@@ -363,3 +363,17 @@ def test_every_crc_is_that_of_zlib(by_table: bool) -> None:
         for at in {0, chance.randrange(64), 2_100 - size}:
             data = memory[at : at + size]
             assert WRITE.checksum(data, by_table=by_table) == zlib.crc32(data), (size, at)
+
+
+@pytest.mark.parametrize("frequent", ["sender", "target"])
+def test_frequent_names_are_one_object_among_many_rare_ones(frequent: str) -> None:
+    rng, same, names = random.Random(frequent), 0, dict[str, str]()
+    for number in range(40_000):
+        name = f"{frequent}/{rng.randrange(100)}"
+        sender, target = (name, f"Rare/{number}") if frequent == "sender" else (f"rare/{number}", name)
+        frame = READ.decode_frame(seal(encode_body(sender, target, b"", 1, Priority.NORMAL, "id", "type", "x")))
+        assert (frame.sender, frame.target) == (sender, target)
+        found = getattr(frame, frequent)
+        same += names.get(name) is found
+        names[name] = found
+    assert same > 30_000

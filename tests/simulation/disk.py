@@ -50,7 +50,7 @@ class DiskStore(MemoryStore):
             if key.startswith(b"~") and value is not None:
                 self._kept[key] = value
         if self._disk.rng.random() < FLUSHED:
-            self._disk.images[self._number] = Image(mark, dict(self), dict(self._kept))
+            self._disk.images[self._number] = Image(mark, dict(self.values.items()), dict(self._kept))
 
     def control(self) -> dict[bytes, bytes]:
         return dict(self._kept)

@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 
 from rookery.streams.core import loops
-from rookery.streams.core.mailbox import Mailbox
+from rookery.streams.core.batch import Finished
+from rookery.streams.core.ledger import Ledgers
+from rookery.streams.core.mailbox import Item, Mailbox
 
 
 class Kind:
     def __init__(self, *, has_passivate: bool) -> None:
-        self.has_passivate = has_passivate
+        self.has_passivate, self.has_activate = has_passivate, False
 
 
 PLAIN, HOOKED = Kind(has_passivate=False), Kind(has_passivate=True)
@@ -41,6 +43,25 @@ def house(count: int, kind: Kind = PLAIN) -> dict[str, Mailbox]:
 def idlers(mailboxes: dict[str, Mailbox]) -> list[Mailbox]:
     (found,) = loops.idle([mailboxes], float("inf"), 0)
     return found
+
+
+def test_only_those_that_pass_leave_with_the_commit_of_their_last_turn() -> None:
+    mailboxes = house(8)
+    for mailbox in mailboxes.values():
+        mailbox.passing, mailbox.unsettled = True, 1
+    mailboxes["A/0"].passing = False
+    mailboxes["A/1"].kind = HOOKED
+    mailboxes["A/2"].unsettled = 2
+    mailboxes["A/3"].lanes[1].append(Item(1, None, None))  # type: ignore[arg-type]
+    mailboxes["A/4"].running = True
+    mailboxes["A/7"].stopped = True
+    gone = mailboxes["A/5"]
+    turns = [Finished(mailbox, 1, 0, None, ()) for mailbox in mailboxes.values()]
+    stored = {mailbox.key for mailbox in mailboxes.values()} - {b"A/6"}
+    loops.acknowledge(turns, Ledgers(), mailboxes, stored)
+    assert list(mailboxes) == [f"A/{i}" for i in (0, 1, 2, 3, 4, 6, 7)]
+    assert all(mailbox.agent is not None for mailbox in mailboxes.values())
+    assert (gone.closed, gone.agent) == (True, None)
 
 
 def test_idle_agents_are_forgotten_in_portions_and_those_in_use_stay() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -115,6 +116,63 @@ async def test_too_many_agents_in_memory_leave_before_their_time() -> None:
         assert live(kit) <= 10
         assert [kit.manager.get_agent(f"Guest/{i}").n for i in range(50)] == list(range(50))
         assert sum(story == ["activate", "passivate"] for story in Guest.story.values()) >= 40
+
+
+class Walker(Agent):
+    """Counts; nothing sees it come and go."""
+
+    n: int = 0
+
+    @handler
+    async def add(self, msg: Add) -> int:
+        await asyncio.sleep(msg.seconds)
+        self.n += msg.n
+        return self.n
+
+
+@virtual
+async def test_agents_that_find_no_room_leave_as_soon_as_they_are_committed_and_keep_their_state() -> None:
+    async with Kit(Walker, partitions=2, activations_max=10, passivate_after=86_400.0) as kit:
+        for _ in range(3):
+            for i in range(400):
+                post(kit.log, f"Walker/{i}", Add(i, seconds=0.001 * (i % 7 == 0)))
+            await kit.settle()
+            # Ten have room, and one in 32 of those that come afterwards stays until the longest idle ones are let go.
+            assert live(kit) <= 10 + 1_200 // 32 + 2
+        assert [kit.manager.get_agent(f"Walker/{i}").n for i in range(400)] == [3 * i for i in range(400)]
+
+
+class Named(Agent):
+    """Its name is drawn when it is made; nothing changes it."""
+
+    name: str = msgspec.field(default_factory=lambda: uuid.uuid4().hex)
+
+    @handler
+    async def add(self, msg: Add) -> str:
+        return self.name
+
+
+@virtual
+async def test_an_agent_without_a_record_is_not_made_anew_for_each_message_however_little_room_there_is() -> None:
+    async with Kit(Named, partitions=1, activations_max=1, passivate_after=86_400.0) as kit:
+        await kit.manager.get_agent("Named/first").ask(Add(1))
+        agent = kit.manager.get_agent("Named/a")
+        assert len({await agent.ask(Add(1)) for _ in range(40)}) == 1
+
+
+@virtual
+async def test_an_agent_that_is_written_to_often_finds_room_in_the_end() -> None:
+    async with Kit(Walker, partitions=1, activations_max=20, passivate_after=86_400.0) as kit:
+        for round_number in range(40):
+            for i in range(25):
+                post(kit.log, f"Walker/{round_number}-{i}", Add(1))
+            post(kit.log, "Walker/often", Add(1))
+            await kit.settle()
+            await asyncio.sleep(0.6)  # the longest idle leave
+        (partition,) = kit._workers[0].engine.running_partitions()
+        assert "Walker/often" in partition.mailboxes
+        assert live(kit) <= 20
+        assert kit.manager.get_agent("Walker/often").n == 40
 
 
 @virtual

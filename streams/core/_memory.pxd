@@ -1,0 +1,20 @@
+"""Asking memory for what will be needed in a moment, where the compiler can say so."""
+
+cdef extern from *:
+    """
+    #if defined(__GNUC__)
+    #define rookery_prefetch(address) __builtin_prefetch(address)
+    #else
+    #define rookery_prefetch(address) ((void)(address))
+    #endif
+    """
+    void rookery_prefetch(const void* address) noexcept
+
+cdef enum:
+    LINE = 64  # bytes that memory gives at once
+
+
+cdef inline void prefetch(const void* address, int lines) noexcept:
+    cdef int line
+    for line in range(lines):
+        rookery_prefetch(<const char*>address + LINE * line)

@@ -1,0 +1,62 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+"""What the compiled turns need of a partition, and what is fetched from memory before its turn comes."""
+
+cimport cython
+from cpython.object cimport PyObject_Hash
+from libc.stdint cimport uint64_t
+
+from rookery.streams.core._mailboxes cimport Item, Mailbox, Waiting
+from rookery.streams.core._memory cimport prefetch
+from rookery.streams.core._stores cimport Values
+
+cdef extern from "Python.h":
+    void* PyList_GET_ITEM(object items, Py_ssize_t at)
+
+cdef enum:
+    AHEAD = 4  # turns
+
+
+@cython.final
+cdef class Running:
+    """A partition that is owned and recovered, and what its turns need of it."""
+
+    def __init__(self, partition):
+        self.partition, self.get, self.fresh = partition, partition.store.get, partition.finished.fresh
+        values = getattr(partition.store, "values", None)
+        self.values = values if isinstance(values, Values) else None
+
+
+cdef int look_ahead(Waiting waiting, dict partitions) except -1:
+    """Ask memory for what the next turns begin with: with many agents it is in no cache, and one thing leads to the next."""
+    cdef Py_ssize_t at = waiting.head
+    cdef list mailboxes = waiting.items
+    cdef Mailbox mailbox
+    cdef Item item
+    cdef Values values
+    if waiting.size() < AHEAD:
+        return 0
+    prefetch(PyList_GET_ITEM(mailboxes, at + 3), 3)
+    mailbox = <Mailbox>PyList_GET_ITEM(mailboxes, at + 2)
+    prefetch(<void*>mailbox.normal, 1)
+    prefetch(<void*>mailbox.key, 1)
+    if mailbox.agent is not None:
+        prefetch(<void*>mailbox.agent, 1)
+        prefetch(<void*>mailbox.context, 2)
+    mailbox = <Mailbox>PyList_GET_ITEM(mailboxes, at + 1)
+    if mailbox.waits(1):
+        prefetch(mailbox.normal.items[mailbox.normal.head], 1)  # without a look at it
+    if (values := asleep(mailbox, partitions)) is not None:
+        values.near(<uint64_t>PyObject_Hash(mailbox.key))
+    mailbox = <Mailbox>PyList_GET_ITEM(mailboxes, at)
+    if mailbox.waits(1):
+        item = mailbox.normal.first()
+        prefetch(<void*>item.envelope, 3)
+    if (values := asleep(mailbox, partitions)) is not None:
+        values.nearer(<uint64_t>PyObject_Hash(mailbox.key))
+    return 0
+
+
+cdef inline Values asleep(Mailbox mailbox, dict partitions):
+    """Where the record of an agent will be looked up, if it will."""
+    cdef Running running = partitions.get(mailbox.partition) if mailbox.record is None else None
+    return None if running is None else running.values
