@@ -1,7 +1,7 @@
 """Many minutes at 70 per cent of what the worker can do, open loop: what grows, and what gets slower.
 
-Capacity is found in the same setting: the same generator sends as fast as turns are committed. The broker needs about a
-gigabyte of disk for each minute.
+Capacity is found in the same setting: the same generator sends as fast as turns are committed. The broker needs about
+three gigabytes of disk for each minute, and the check reads all journals afterwards, which takes minutes, too.
 """
 
 from __future__ import annotations
