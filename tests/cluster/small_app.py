@@ -48,4 +48,14 @@ class TestAgent(Agent):
         self.last_message = msg["type"]
 
 
-app = App(os.environ.get("ROOKERY_APP_ID", "small"), agents=[Counter, Audit, TestAgent], partitions=4)
+class Inside(Agent):
+    """Looks into its worker."""
+
+    @handler("REMEMBERED")
+    async def remembered(self, msg: dict[str, str]) -> list[int]:
+        """How many of the messages that are done Faust remembers, in a list and in an index."""
+        consumer: Any = app.consumer
+        return [sum(map(len, done.values())) for done in (consumer._acked, consumer._acked_index)]
+
+
+app = App(os.environ.get("ROOKERY_APP_ID", "small"), agents=[Counter, Audit, TestAgent, Inside], partitions=4)

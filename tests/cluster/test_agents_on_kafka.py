@@ -120,6 +120,14 @@ async def test_message_passing(client: Client) -> None:
 
 
 @pytest.mark.asyncio
+async def test_faust_remembers_none_of_the_messages(client: Client) -> None:
+    """Its bookkeeping of acks would grow for as long as the worker lives."""
+    for number in range(20):
+        await client.get_agent(f"Counter/{number}").ask(Add(1))
+    assert await client.get_agent("Inside/a").ask({"type": "REMEMBERED"}) == [0, 0]
+
+
+@pytest.mark.asyncio
 async def test_state_and_order_survive_a_planned_restart(worker: Worker, client: Client) -> None:
     counter, audit = client.get_agent("Counter/restart"), client.get_agent("Audit/log")
     before = (await audit.state()).total
