@@ -15,7 +15,7 @@ cdef class TurnFields:
 
     cdef int settle(self, str address, new_id, Py_ssize_t message_bytes_max, open_steps) except -1:
         self.address, self.new_id, self.open_steps = address, new_id, open_steps
-        self.message_bytes_max = message_bytes_max
+        self.message_bytes_max, self.attempt = message_bytes_max, 0
         return 0
 
     def begin(self, envelope, long long now_ns):

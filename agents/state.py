@@ -26,7 +26,7 @@ _UNENCODABLE = (TypeError, ValueError, OverflowError, RecursionError)
 class StateSchema:
     """The state of one agent class, compiled: defaults, encoder, decoder."""
 
-    __slots__ = ("_decode", "_values", "agent_type", "encode", "fields", "struct")
+    __slots__ = ("_values", "agent_type", "encode", "fields", "parse", "struct")
 
     def __init__(self, cls: type, root: type) -> None:
         """Read the declarations of `cls`, whose framework base is `root`; raises InvalidAgent."""
@@ -37,7 +37,7 @@ class StateSchema:
         try:
             self.struct = msgspec.defstruct(f"{cls.__name__}State", [*fields, guard.FIELD])
             self.encode = msgspec.msgpack.Encoder().encode
-            self._decode = msgspec.msgpack.Decoder(self.struct).decode
+            self.parse = msgspec.msgpack.Decoder(self.struct).decode
             self._values = _values_of(self.fields)
             self.encode(self.struct())
         except _UNENCODABLE as error:
@@ -52,7 +52,7 @@ class StateSchema:
         if data is None:
             return self.struct()
         try:
-            return self._decode(data)
+            return self.parse(data)
         except msgspec.DecodeError as error:
             raise PayloadError(f"stored state doesn't fit the class: {error}", self.agent_type) from error
 

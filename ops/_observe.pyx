@@ -2,7 +2,11 @@
 """What metrics.py does for each turn, compiled: see `Metrics._make_observer`."""
 
 cimport cython
+from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF, Py_XDECREF
+
+from rookery.schemas._memory cimport prefetch
 
 cdef extern from "Python.h":
     PyObject* PyDict_GetItemWithError(object mapping, object key) except? NULL
@@ -38,12 +42,44 @@ cdef class Slots:
 
 
 @cython.final
+@cython.no_gc  # texts only
+cdef class Latest:
+    """The last so many addresses, in no order: what a deque with `maxlen` has, but the one that goes next, which nobody has
+    looked at for thousands of turns, is asked for before."""
+
+    def __cinit__(self, Py_ssize_t room):
+        self.places = <PyObject**>PyMem_Calloc(<size_t>room, sizeof(PyObject*))
+        if self.places == NULL:
+            raise MemoryError()
+        self.room = room
+
+    def __dealloc__(self):
+        cdef Py_ssize_t at
+        if self.places != NULL:
+            for at in range(self.room):
+                Py_XDECREF(self.places[at])
+            PyMem_Free(self.places)
+
+    cdef int append(self, str address) except -1:
+        cdef PyObject* gone = self.places[self.at]
+        Py_INCREF(address)
+        self.places[self.at] = <PyObject*>address
+        self.at = self.at + 1 if self.at + 1 < self.room else 0
+        prefetch(self.places[self.at], 1)
+        Py_XDECREF(gone)
+        return 0
+
+    def __iter__(self):
+        return iter([<object>self.places[at] for at in range(self.room) if self.places[at] != NULL])
+
+
+@cython.final
 cdef class TurnObserver:
     """See metrics.TurnObserver; `agents` and `types` are that module's, and stay with it."""
 
     def __init__(self, agents, types, take):
         self.labelled, self.other, self.first_max = agents.labelled, agents.other, agents.first_max
-        self.remember, self.types, self.take = agents.strangers.append, types, take
+        self.strangers, self.types, self.take = agents.strangers, types, take
 
     def __call__(self, mailbox, int lane, double seconds, bint failed):
         kind = mailbox.kind
@@ -70,7 +106,7 @@ cdef class TurnObserver:
             slots = self.labelled[address] = Slots()
         else:
             slots = self.other
-            self.remember(address)
+            self.strangers.append(address)
         slots.count(bucket, seconds)
         if name is None:
             name = UNKNOWN

@@ -178,9 +178,13 @@ def _slots() -> list[float]:
     return [0] * _SUM + [0.0, 0]
 
 
+def _latest(room: int) -> deque[str]:
+    return deque(maxlen=room)
+
+
 if (_compiled := native.load("rookery.ops._observe")) is not None:
     _compiled.learn(TURN_BOUNDS, SAMPLE, UNKNOWN)
-    _slots = _compiled.Slots  # read like the list
+    _slots, _latest = _compiled.Slots, _compiled.Latest  # read like the list, and like the deque
 
 
 class _Agents:
@@ -195,7 +199,7 @@ class _Agents:
         self.labelled: dict[str, list[float]] = {}
         self.other = _slots()
         self.first_max = (labels_max + 1) // 2
-        self.strangers: deque[str] = deque(maxlen=WINDOW_TURNS)  # the addresses behind the last turns of `other`
+        self.strangers = _latest(WINDOW_TURNS)  # the addresses behind the last turns of `other`
         self._labels_max = labels_max
 
     def promote(self) -> None:

@@ -312,9 +312,9 @@ cdef inline str _own(const char* data, Py_ssize_t size):
 # text has one slot; of those that find another there one in eight drives it out, so that of too many names the most
 # frequent are kept. At most 16,384 x 177 bytes = 2.9 MB. Of each field, the slot of the
 # message before is looked at first: from one message to the next, most fields are the same.
-cdef PyObject* _slots[1 << SHARED_BITS]
+cdef PyObject* _slots[(1 << SHARED_BITS) + 1]  # the last one stays empty
 cdef uint8_t _marks[1 << SHARED_BITS]  # more bits of each text's hash: another one is told without a look at it
-cdef uint64_t _before[16]
+cdef uint64_t _before[16]  # by field; the empty slot, if the message before had a text that has none
 cdef uint32_t _chance = 1
 
 
@@ -360,6 +360,7 @@ cdef str _shared(unsigned char tag, const char* data, Py_ssize_t size):
         # A counter would fall into step with the fields of messages.
         _chance = _chance * 1_664_525 + 1_013_904_223
         if _chance >> 29:
+            before[0] = 1 << SHARED_BITS
             return text
     if PyUnicode_IS_ASCII(text):
         PyObject_Hash(text)

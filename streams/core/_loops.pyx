@@ -2,8 +2,12 @@
 """Compiled twin of loops.py; see there for what each function does."""
 
 from cpython.bytearray cimport PyByteArray_AS_STRING
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.list cimport PyList_GET_SIZE
+from cpython.tuple cimport PyTuple_GET_SIZE
 from libc.math cimport INFINITY
 from libc.stdint cimport uint32_t
+from libc.string cimport memcmp
 
 from rookery.schemas._address cimport is_plain_address, murmur2_of
 from rookery.schemas._wire cimport DELIVERED, Frame, decode_frame, sealed
@@ -17,12 +21,20 @@ from rookery.streams.core._mailboxes cimport (
     new_item,
     new_mailbox,
 )
+from rookery.schemas._memory cimport prefetch, untrack
 from rookery.streams.core._progress cimport LaneProgress
 from rookery.streams.core._runqueue cimport RunQueue
 
 from rookery.schemas.errors import EnvelopeError
 
+cdef extern from "Python.h":
+    Py_ssize_t PyUnicode_GET_LENGTH(object text)
+    const void* PyUnicode_DATA(object text)
+    void* PyList_GET_ITEM(object items, Py_ssize_t at)
+    void* PyTuple_GET_ITEM(object items, Py_ssize_t at)
+
 cdef enum:
+    AHEAD = 8  # turns
     STAYS_SHIFT = 27  # see loops.is_passing
 
 cdef uint32_t GOLDEN = 2_654_435_761
@@ -70,6 +82,18 @@ def size(records):
     return total
 
 
+cdef inline int items_ahead(list items, Py_ssize_t at) except -1:
+    """Ask memory for what the next messages lead to: they were read in one go, more than the nearest caches hold."""
+    cdef Py_ssize_t last = PyList_GET_SIZE(items) - 1
+    if at + AHEAD <= last:
+        prefetch(PyList_GET_ITEM(items, at + AHEAD), 1)
+    if at + 5 <= last:
+        prefetch(<void*>(<Item>PyList_GET_ITEM(items, at + 5)).envelope, 2)
+    if at + 2 <= last:
+        prefetch(<void*>(<Frame>(<Item>PyList_GET_ITEM(items, at + 2)).envelope).target, 1)
+    return 0
+
+
 def deliver(list items, int lane, partition, RunQueue queue, double now, special):
     """See loops.deliver, and Inbound._open: agents of a class are brought to memory here."""
     cdef dict mailboxes = partition.mailboxes
@@ -79,11 +103,13 @@ def deliver(list items, int lane, partition, RunQueue queue, double now, special
     cdef str target
     cdef Item item
     cdef Mailbox mailbox
-    for item in items:
+    cdef Py_ssize_t at
+    for at, item in enumerate(items):
+        items_ahead(items, at)
         target = (<Frame>item.envelope).target
         mailbox = mailboxes.get(target)
         if mailbox is None:
-            mailbox = opened(target, number, partitions)
+            mailbox = opened(target, item.record, number, partitions)
             if mailbox is not None:
                 mailbox.passing = len(mailboxes) >= room and <uint32_t>item.offset * GOLDEN >> STAYS_SHIFT != 0
                 mailboxes[target] = mailbox
@@ -91,20 +117,29 @@ def deliver(list items, int lane, partition, RunQueue queue, double now, special
             special(item, mailbox)
             continue
         mailbox.used_at = now
-        mailbox.lane(lane).push(item)
+        mailbox.push(lane, item)
         if not mailbox.running:
             queue.push(mailbox, lane)
 
 
-cdef Mailbox opened(str target, int number, uint32_t partitions):
+cdef Mailbox opened(str target, record, int number, uint32_t partitions):
     """A mailbox for an agent of a class; None if there is anything else about its address."""
-    cdef bytes key
+    cdef bytes key = (<FetchedRecord>record).key if type(record) is FetchedRecord else None
     if not is_plain_address(target):
         return None
-    key = target.encode()
+    if key is None or not same(key, target):  # as a rule records have the address as their key
+        key = target.encode()
     if (murmur2_of(key) & 0x7FFFFFFF) % partitions != <uint32_t>number:
         return None
     return new_mailbox(target, key, number)
+
+
+cdef inline bint same(bytes key, str address) noexcept:
+    """Whether a key is this address, which is ASCII."""
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(key)
+    return PyUnicode_GET_LENGTH(address) == size and not memcmp(
+        PyBytes_AS_STRING(key), PyUnicode_DATA(address), <size_t>size
+    )
 
 
 def take(Waiting finished, list turns, Py_ssize_t turns_max, long long size, long long bytes_max):
@@ -119,14 +154,63 @@ def take(Waiting finished, list turns, Py_ssize_t turns_max, long long size, lon
     return size
 
 
+cdef inline int sent_ahead(list turns, Py_ssize_t at) except -1:
+    """Ask memory for what the next turns have sent: they may have waited for this batch for long."""
+    cdef Py_ssize_t last = PyList_GET_SIZE(turns) - 1
+    cdef Finished turn
+    cdef void* message
+    if at + AHEAD <= last:
+        prefetch(PyList_GET_ITEM(turns, at + AHEAD), 2)
+    if at + 6 <= last:
+        turn = <Finished>PyList_GET_ITEM(turns, at + 6)
+        prefetch(<void*>turn.sent, 1)
+        prefetch(<void*>turn.mailbox, 3)
+        prefetch(<void*>turn.state, 2)
+    if at + 4 <= last:
+        prefetch(first_sent(<Finished>PyList_GET_ITEM(turns, at + 4)), 1)
+    if at + 2 <= last:
+        turn = <Finished>PyList_GET_ITEM(turns, at + 2)
+        message = first_sent(turn)
+        if message != NULL and type(<object>message) is Sent:
+            prefetch(<void*>(<Sent>message).body, 5)
+        if turn.mailbox is not None:
+            prefetch(<void*>turn.mailbox.key, 1)
+    return 0
+
+
+cdef inline void* first_sent(Finished turn) noexcept:
+    """The first message of a turn as it usually is, else NULL."""
+    if type(turn.sent) is tuple and PyTuple_GET_SIZE(turn.sent):
+        return PyTuple_GET_ITEM(turn.sent, 0)
+    return NULL
+
+
+cdef inline int gone_ahead(list turns, Py_ssize_t at) except -1:
+    """Ask memory for what the next turns lead to, whose batch was under way for long."""
+    cdef Py_ssize_t last = PyList_GET_SIZE(turns) - 1
+    cdef Mailbox mailbox
+    if at + AHEAD <= last:
+        prefetch(PyList_GET_ITEM(turns, at + AHEAD), 2)
+    if at + 5 <= last:
+        prefetch(<void*>(<Finished>PyList_GET_ITEM(turns, at + 5)).mailbox, 4)
+    if at + 2 <= last:
+        mailbox = (<Finished>PyList_GET_ITEM(turns, at + 2)).mailbox
+        if mailbox is not None:
+            prefetch(<void*>mailbox.address, 1)
+            prefetch(<void*>mailbox.key, 1)
+    return 0
+
+
 def number(list turns, unsigned int source, unsigned long long sequence, dict released):
     """See loops.number."""
     cdef Finished turn
     cdef Sent message
     cdef list group = None
     cdef bytes value
-    cdef tuple destination = None
-    for turn in turns:
+    cdef tuple pair, destination = None
+    cdef Py_ssize_t at
+    for at, turn in enumerate(turns):
+        sent_ahead(turns, at)
         for message in turn.sent:
             if message.sequenced:
                 value = sealed(message.body, DELIVERED, source, sequence)
@@ -138,7 +222,9 @@ def number(list turns, unsigned int source, unsigned long long sequence, dict re
                 group = released.get(destination)
                 if group is None:
                     group = released[destination] = []
-            group.append((message.key, value))
+            pair = (message.key, value)
+            untrack(<void*>pair)
+            group.append(pair)
         turn.sent = ()  # what is sealed is a copy
     return sequence
 
@@ -164,7 +250,9 @@ def acknowledge(list turns, ledgers, dict mailboxes, store):
     """See loops.acknowledge."""
     cdef Finished turn
     cdef Mailbox mailbox
-    for turn in turns:
+    cdef Py_ssize_t at
+    for at, turn in enumerate(turns):
+        gone_ahead(turns, at)
         mailbox = turn.mailbox
         if mailbox is not None:
             mailbox.unsettled -= 1
@@ -172,17 +260,9 @@ def acknowledge(list turns, ledgers, dict mailboxes, store):
                 ledgers.settled(mailbox)
         if turn.acked is not None:
             turn.acked()
-        if mailbox is not None and mailbox.passing and leaves(mailbox):
+        if mailbox is not None and mailbox.passing and mailbox.is_idle() and not mailbox.stopped:
             if turn.state is not None or mailbox.key in store:
                 drop(mailboxes, mailbox)
-
-
-cdef inline bint leaves(Mailbox mailbox) except -1:
-    """See loops._leaves."""
-    kind = mailbox.kind
-    if not mailbox.is_idle() or mailbox.closed or mailbox.stopped:
-        return False
-    return kind is None or not (kind.has_activate or kind.has_passivate)
 
 
 def tally(list turns, str unknown):

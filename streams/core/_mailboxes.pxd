@@ -1,5 +1,8 @@
 from cpython.object cimport PyObject
 
+cdef extern from *:
+    ctypedef bint flag "unsigned char"
+
 
 cdef class Waiting:
     cdef list items
@@ -30,16 +33,23 @@ cdef Item new_item(long long offset, object envelope, object record)
 
 
 cdef class Mailbox:
+    # What is looked at most comes first, and there are as few lines of memory as it takes: with many agents, each is in
+    # no cache.
+    cdef readonly int partition
+    cdef flag[3] in_queue
+    cdef public flag running, closed, held, unborn, stopped, passing
+    cdef public int unsettled, current_lane
+    cdef Item only  # all that waits in the normal lane, while that was never more
+    cdef Lane low, normal, high
     cdef readonly str address
     cdef readonly bytes key
-    cdef readonly int partition
-    cdef Lane low, normal, high
-    cdef bint[3] in_queue
-    cdef public bint running, closed, held, unborn, stopped, passing
-    cdef public int unsettled, current_lane
     cdef public double used_at
     cdef public object first_lane, ledger, current, kind_name, kind, agent, context, record, runner
     cdef Lane lane(self, int number)
+    cdef int push(self, int number, Item item) except -1
+    cdef Item first(self, int number)
+    cdef int pop(self, int number) except -1
+    cdef int count(self, int number) noexcept
     cdef bint waits(self, int number) noexcept
     cdef bint waiting(self) noexcept
     cdef bint is_idle(self) noexcept

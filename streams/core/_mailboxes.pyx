@@ -238,23 +238,49 @@ cdef class Mailbox:
     cdef Lane lane(self, int number):
         if number == 1:
             if self.normal is None:
-                self.normal = Lane()
+                self.normal = Lane.__new__(Lane)
+                if self.only is not None:
+                    self.normal.push(self.only)
+                    self.only = None
             return self.normal
         if number == 0:
             if self.low is None:
-                self.low = Lane()
+                self.low = Lane.__new__(Lane)
             return self.low
         if self.high is None:
-            self.high = Lane()
+            self.high = Lane.__new__(Lane)
         return self.high
+
+    cdef int push(self, int number, Item item) except -1:
+        """Put a message at the end of a lane."""
+        if number == 1 and self.normal is None and self.only is None:
+            self.only = item
+            return 0
+        return self.lane(number).push(item)
+
+    cdef Item first(self, int number):
+        """The head of a lane; there must be one."""
+        return self.only if number == 1 and self.only is not None else <Item>self.lane(number).first()
+
+    cdef int pop(self, int number) except -1:
+        """Remove it."""
+        if number == 1 and self.only is not None:
+            self.only = None
+        else:
+            self.lane(number).popleft()
+        return 0
+
+    cdef int count(self, int number) noexcept:
+        """How many messages wait in a lane."""
+        if number == 1:
+            return self.only is not None if self.normal is None else self.normal.count
+        if number == 0:
+            return 0 if self.low is None else self.low.count
+        return 0 if self.high is None else self.high.count
 
     cdef bint waits(self, int number) noexcept:
         """Whether a lane holds something."""
-        if number == 1:
-            return self.normal is not None and self.normal.count > 0
-        if number == 0:
-            return self.low is not None and self.low.count > 0
-        return self.high is not None and self.high.count > 0
+        return self.count(number) > 0
 
     @property
     def lanes(self):
@@ -267,7 +293,7 @@ cdef class Mailbox:
         return [bool(self.in_queue[number]) for number in range(3)]
 
     def __len__(self):
-        return sum([self.lane(number).count for number in range(3) if self.waits(number)])
+        return self.count(0) + self.count(1) + self.count(2)
 
     @property
     def idle(self):

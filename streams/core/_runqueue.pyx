@@ -46,7 +46,7 @@ cdef class RunQueue:
         cdef Mailbox mailbox
         for index in range(queue.head, len(queue.items)):
             mailbox = queue.items[index]
-            count -= min(mailbox.lane(lane).count, AGENT_COUNTS)
+            count -= min(mailbox.count(lane), AGENT_COUNTS)
             if count <= 0:
                 return True
         return count <= 0

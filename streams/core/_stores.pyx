@@ -12,7 +12,7 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
-from rookery.streams.core._memory cimport prefetch
+from rookery.schemas._memory cimport prefetch
 
 # The interpreter's own, without its pools, so that memory tracing sees it.
 cdef extern from "Python.h":

@@ -156,17 +156,14 @@ def acknowledge(
                 ledgers.settled(mailbox)
         if turn.acked is not None:
             turn.acked()
-        # One that is not stored yet is made anew each time, perhaps with other defaults: not as soon as that.
         if mailbox is not None and mailbox.passing and _leaves(mailbox, turn.state is not None or mailbox.key in store):
             drop(mailboxes, mailbox)
 
 
 def _leaves(mailbox: Mailbox, is_stored: bool) -> bool:
-    """Whether an agent that passes can go. Not one whose class sees it come and go, nor one that is to say for a while
-    that it was stopped."""
-    kind = mailbox.kind
-    has_hooks = kind is not None and (kind.has_activate or kind.has_passivate)
-    return is_stored and mailbox.idle and not mailbox.closed and not mailbox.stopped and not has_hooks
+    """Whether an agent that passes can go. Not one that was stopped, and is to say so for a while, nor one that is not
+    stored yet: it would be made anew for each message, perhaps with other defaults."""
+    return is_stored and mailbox.idle and not mailbox.stopped
 
 
 def tally(turns: Iterable[Finished], unknown: str) -> dict[tuple[str, int], int]:

@@ -5,8 +5,9 @@ cimport cython
 from cpython.object cimport PyObject_Hash
 from libc.stdint cimport uint64_t
 
+from rookery.schemas._wire cimport Frame
 from rookery.streams.core._mailboxes cimport Item, Mailbox, Waiting
-from rookery.streams.core._memory cimport prefetch
+from rookery.schemas._memory cimport prefetch
 from rookery.streams.core._stores cimport Values
 
 cdef extern from "Python.h":
@@ -32,23 +33,36 @@ cdef int look_ahead(Waiting waiting, dict partitions) except -1:
     cdef list mailboxes = waiting.items
     cdef Mailbox mailbox
     cdef Item item
+    cdef Frame frame
     cdef Values values
     if waiting.size() < AHEAD:
         return 0
     prefetch(PyList_GET_ITEM(mailboxes, at + 3), 3)
     mailbox = <Mailbox>PyList_GET_ITEM(mailboxes, at + 2)
-    prefetch(<void*>mailbox.normal, 1)
+    prefetch(<void*>(mailbox.normal if mailbox.only is None else mailbox.only), 1)
     prefetch(<void*>mailbox.key, 1)
     if mailbox.agent is not None:
         prefetch(<void*>mailbox.agent, 1)
         prefetch(<void*>mailbox.context, 2)
+    else:
+        prefetch(<void*>mailbox.address, 1)
     mailbox = <Mailbox>PyList_GET_ITEM(mailboxes, at + 1)
-    if mailbox.waits(1):
+    if mailbox.only is not None:
+        prefetch(<void*>mailbox.only.envelope, 3)
+    elif mailbox.waits(1):
         prefetch(mailbox.normal.items[mailbox.normal.head], 1)  # without a look at it
     if (values := asleep(mailbox, partitions)) is not None:
         values.near(<uint64_t>PyObject_Hash(mailbox.key))
     mailbox = <Mailbox>PyList_GET_ITEM(mailboxes, at)
-    if mailbox.waits(1):
+    if mailbox.only is not None:
+        item = mailbox.only
+        frame = <Frame>item.envelope  # whatever is parked has a lane
+        prefetch(<void*>frame.payload, 2)
+        # These go with the message.
+        prefetch(<void*>frame.raw, 1)
+        prefetch(<void*>frame.id, 1)
+        prefetch(<void*>item.record, 2)
+    elif mailbox.waits(1):
         item = mailbox.normal.first()
         prefetch(<void*>item.envelope, 3)
     if (values := asleep(mailbox, partitions)) is not None:

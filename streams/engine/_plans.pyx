@@ -10,6 +10,8 @@ from libc.string cimport memcmp, memcpy
 from rookery.agents._effects cimport TurnFields
 from rookery.schemas._wire cimport Frame
 
+from types import MemberDescriptorType
+
 from msgspec import UNSET
 
 from rookery.agents import guard
@@ -23,8 +25,13 @@ cdef extern from "Python.h":
     ctypedef struct PyTypeObject:
         object (*tp_new)(PyTypeObject* kind, object args, PyObject* keywords)
 
-cdef enum:
-    FIELDS_MAX = 64
+cdef extern from "structmember.h":
+    ctypedef struct PyMemberDef:
+        int type
+        Py_ssize_t offset
+    ctypedef struct PyMemberDescrObject:
+        PyMemberDef* d_member
+    int T_OBJECT_EX
 
 # What Agent.__init__ does, and what it is.
 cdef object INIT = Agent.__init__
@@ -42,6 +49,19 @@ cdef bint is_plain(cls):
         cls.__init__ is INIT and cls.__new__ is object.__new__ and cls.__setattr__ is object.__setattr__
         and cls.id is ID and type(cls).__call__ is type.__call__
     )
+
+
+cdef Py_ssize_t place_of(struct, str field) except -1:
+    """Where a field is in the instances of a Struct class, which has it as a slot."""
+    slot = getattr(struct, field)
+    if type(slot) is not MemberDescriptorType or (<PyMemberDescrObject*>slot).d_member.type != T_OBJECT_EX:
+        raise TypeError(f"{struct.__name__}.{field} is no slot")
+    return (<PyMemberDescrObject*>slot).d_member.offset
+
+
+cdef inline object in_place(stored, Py_ssize_t place):
+    """What stands there."""
+    return <object>(<PyObject**>(<char*><PyObject*>stored + place))[0]
 
 
 @cython.final
@@ -69,19 +89,28 @@ cdef class Plan:
     """What the turns of one agent type need of it."""
 
     def __init__(self, kind):
-        self.kind, self.name, self.cls, self.hooked = kind, kind.name, kind.cls, kind.has_activate
+        self.kind, self.name, self.cls = kind, kind.name, kind.cls
         self.handlings = {name: Handling(kind.find(name)) for name in kind.message_types}
         schema = kind.schema
         self.struct, self.encode, self.fields = schema.struct, schema.encode, schema.fields
-        self.decode = schema.decode
+        self.decode, self.parse = schema.decode, schema.parse
         self.record_head = kind.record_head
-        self.kept = kind.has_activate or kind.has_passivate  # users see its agents come and go
+        self.hooked, self.watched = kind.has_activate, kind.has_activate or kind.has_passivate
         self.timed = kind.timeout is not None or len(self.fields) > FIELDS_MAX
         self.plain = is_plain(self.cls)
+        for index, field in enumerate(() if self.timed else (*self.fields, GUARD)):
+            self.places[index] = place_of(self.struct, field)
 
     cdef Handling handling(self, str message_type):
         """The handler of a message; None if it is the catch-all, or none."""
         return self.handlings.get(message_type)
+
+    cdef bint wrote(self, bytes record) noexcept:
+        """Whether a record is of an agent of this type, in this version."""
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(self.record_head)
+        return PyBytes_GET_SIZE(record) >= size and not memcmp(
+            PyBytes_AS_STRING(record), PyBytes_AS_STRING(self.record_head), <size_t>size
+        )
 
     cdef bytes dump(self, agent):
         """See StateSchema.dump."""
@@ -131,10 +160,23 @@ cdef class Plan:
         else:
             agent = self.cls(context)
         cdef dict attributes = PyObject_GenericGetDict(agent, NULL)
-        stored = self.decode(None if record is None else record[PyBytes_GET_SIZE(self.record_head):])
+        cdef Py_ssize_t index = 0
+        stored = self.stored(record)
         for field in self.fields:
-            attributes[field] = getattr(stored, field)
-        guarded = getattr(stored, GUARD)
+            attributes[field] = in_place(stored, self.places[index])
+            index += 1
+        guarded = in_place(stored, self.places[index])
         if guarded is not UNSET:
             attributes[GUARD] = guarded
         return agent
+
+    cdef object stored(self, bytes record):
+        """The state in a record as a struct, or the defaults for None."""
+        cdef bytes state
+        if record is None:
+            return self.decode(None)
+        state = record[PyBytes_GET_SIZE(self.record_head):]
+        try:
+            return self.parse(state)
+        except Exception:  # once more, for the error that names the class
+            return self.decode(state)

@@ -18,13 +18,13 @@ from rookery.schemas._wire cimport CLOSED, OPEN, Frame, body_of
 from rookery.streams.core._mailboxes cimport (
     Finished,
     Item,
-    Lane,
     Mailbox,
     Sent,
     Waiting,
     new_finished,
     new_sent,
 )
+from rookery.schemas._memory cimport untrack
 from rookery.streams.core._runqueue cimport RunQueue
 from rookery.streams.engine._ahead cimport Running, look_ahead
 from rookery.streams.engine._plans cimport Handling, Plan
@@ -115,6 +115,8 @@ cdef class Slice:
     cdef list spare  # for what the next turn sends, if the last one sent nothing
     cdef dict partitions, plans, named, encoders, clients
     cdef tuple routes
+    cdef Plan latest  # of the agent that was brought to memory last
+    cdef TurnFields context  # of one that has left it, for the next
     cdef bytes stored
     cdef Py_ssize_t bytes_max, body_max, size_max
 
@@ -176,8 +178,7 @@ cdef class Slice:
     cdef object turn(self, Mailbox mailbox, int lane, double* now):
         """Run the turn of the first message of a lane; None if it has ended, else what Python needs for it: False if
         all is still to be done, or a Begun."""
-        cdef Lane waiting = mailbox.lane(lane)
-        cdef Item item = waiting.first()
+        cdef Item item = mailbox.first(lane)
         cdef Plan plan
         cdef Frame frame
         cdef Handling handling
@@ -208,7 +209,7 @@ cdef class Slice:
             return False
         if mailbox.agent is None and not self.wake(mailbox, plan, self.stored):
             return False
-        waiting.popleft()
+        mailbox.pop(lane)
         mailbox.current, mailbox.current_lane = item, lane
         context = mailbox.context
         try:
@@ -236,8 +237,11 @@ cdef class Slice:
             now[0] = self.turns.end_failed(running.partition, mailbox, lane, item, error, now[0])
             return None
         mailbox.current = None
-        if mailbox.passing and not mailbox.waiting() and not plan.kept:
+        if mailbox.passing and not mailbox.waiting():
             mailbox.let_go()  # all that it is made of is still at hand
+            if (<PyObject*>context).ob_refcnt == 1:
+                context.envelope = None
+                self.context = context
         cdef double started = now[0]
         now[0] = mailbox.used_at = self.clock()
         if self.observer is not None:
@@ -278,6 +282,9 @@ cdef class Slice:
             if size < 0:
                 return None
             return self.plan_named(mailbox.address[:size])
+        if self.latest is not None and self.latest.wrote(stored):
+            self.stored = stored
+            return self.latest
         size = PyBytes_GET_SIZE(stored)
         head = <const unsigned char*>PyBytes_AS_STRING(stored)
         if size < HEAD_BYTES or head[0] != FORMAT_NUMBER or head[1]:
@@ -286,7 +293,8 @@ cdef class Slice:
         if end > size:
             return None
         self.stored = stored
-        return self.plan_named(stored[HEAD_BYTES:end].decode())
+        self.latest = self.plan_named(stored[HEAD_BYTES:end].decode())
+        return self.latest
 
     cdef Plan plan_named(self, str name):
         cdef Plan plan = self.named.get(name)
@@ -299,7 +307,11 @@ cdef class Slice:
 
     cdef bint wake(self, Mailbox mailbox, Plan plan, bytes record) except -1:
         """See TurnRunner._activate; False if Python has to say what is wrong."""
-        cdef TurnFields context = (<PyTypeObject*>CONTEXT).tp_new(<PyTypeObject*>CONTEXT, NOTHING, NULL)
+        cdef TurnFields context = self.context
+        self.context = None
+        if context is None:
+            context = (<PyTypeObject*>CONTEXT).tp_new(<PyTypeObject*>CONTEXT, NOTHING, NULL)
+            untrack(<void*>context)  # see TurnFields: a class made in Python has what its base does without
         context.settle(mailbox.address, self.new_id, self.bytes_max, self.open_steps)
         try:
             agent = plan.make(context, record)
@@ -309,6 +321,8 @@ cdef class Slice:
             return False
         mailbox.kind, mailbox.context = plan.kind, context
         mailbox.agent, mailbox.record = agent, record
+        if plan.watched:
+            mailbox.passing = False
         return True
 
     cdef int finish(
@@ -330,6 +344,7 @@ cdef class Slice:
                 self.spare = sends
             if frame.reply_to:
                 sent = (self.reply(frame, context, answer),)
+        untrack(<void*>sent)
         finished = new_finished(mailbox, lane, item.offset, record, sent)
         if finished.size > self.size_max and not running.partition.fits(finished):
             raise BatchTooLarge(finished.size, running.partition.limits.batch_bytes_max, mailbox.address)

@@ -263,6 +263,8 @@ class TurnRunner:
         else:
             kind.load(agent, kind.state_in(record))
         mailbox.kind, mailbox.context = kind, context
+        if kind.has_activate or kind.has_passivate:  # users see its agents come and go
+            mailbox.passing = False
         context.begin(envelope, now_ns)
         if mailbox.ledger is not None:
             context.attempt = mailbox.ledger.attempts

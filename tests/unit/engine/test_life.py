@@ -142,6 +142,28 @@ async def test_agents_that_find_no_room_leave_as_soon_as_they_are_committed_and_
         assert [kit.manager.get_agent(f"Walker/{i}").n for i in range(400)] == [3 * i for i in range(400)]
 
 
+class Leaver(Walker):
+    """Is told before it leaves."""
+
+    left: ClassVar[list[int]] = []
+
+    async def on_passivate(self) -> None:
+        self.left.append(self.n)
+
+
+@virtual
+async def test_an_agent_that_is_told_before_it_leaves_stays_until_then_however_little_room_there_is() -> None:
+    Leaver.left.clear()
+    async with Kit(Leaver, partitions=1, activations_max=10, passivate_after=86_400.0) as kit:
+        for i in range(50):
+            post(kit.log, f"Leaver/{i}", Add(i + 1))
+        await kit.settle()
+        assert (live(kit), Leaver.left) == (50, [])
+        await asyncio.sleep(2)
+        assert live(kit) == 10
+        assert sorted(Leaver.left) == list(range(1, 41))
+
+
 class Named(Agent):
     """Its name is drawn when it is made; nothing changes it."""
 

@@ -1,4 +1,9 @@
-"""Asking memory for what will be needed in a moment, where the compiler can say so."""
+"""Asking memory for what will be needed in a moment, where the compiler can say so; and telling the collector what it need
+not look at: in no cycle, and too many.
+"""
+
+cdef extern from "Python.h":
+    void untrack "PyObject_GC_UnTrack"(void* thing)  # of a kind that it looks at; once more does nothing
 
 cdef extern from *:
     """
