@@ -339,12 +339,13 @@ cdef class Slice:
             if frame.reply_to:
                 routed.append(self.reply(frame, context, answer))
             sent = tuple(routed)
+            untrack(<void*>sent)
         else:
             if (<PyObject*>sends).ob_refcnt == 1:  # else a thread may still put something there
                 self.spare = sends
             if frame.reply_to:
                 sent = (self.reply(frame, context, answer),)
-        untrack(<void*>sent)
+                untrack(<void*>sent)
         finished = new_finished(mailbox, lane, item.offset, record, sent)
         if finished.size > self.size_max and not running.partition.fits(finished):
             raise BatchTooLarge(finished.size, running.partition.limits.batch_bytes_max, mailbox.address)
