@@ -4,6 +4,9 @@ not look at: in no cycle, and too many.
 
 cdef extern from "Python.h":
     void untrack "PyObject_GC_UnTrack"(void* thing)  # of a kind that it looks at; once more does nothing
+    # Borrowed: to ask for a thing without a look at it.
+    void* list_item "PyList_GET_ITEM"(object items, Py_ssize_t at)
+    void* tuple_item "PyTuple_GET_ITEM"(object items, Py_ssize_t at)
 
 cdef extern from *:
     """

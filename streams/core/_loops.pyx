@@ -10,6 +10,7 @@ from libc.stdint cimport uint32_t
 from libc.string cimport memcmp
 
 from rookery.schemas._address cimport is_plain_address, murmur2_of
+from rookery.schemas._memory cimport list_item, prefetch, tuple_item, untrack
 from rookery.schemas._wire cimport DELIVERED, Frame, decode_frame, sealed
 from rookery.streams.core._fetched cimport FetchedRecord
 from rookery.streams.core._mailboxes cimport (
@@ -21,7 +22,6 @@ from rookery.streams.core._mailboxes cimport (
     new_item,
     new_mailbox,
 )
-from rookery.schemas._memory cimport prefetch, untrack
 from rookery.streams.core._progress cimport LaneProgress
 from rookery.streams.core._runqueue cimport RunQueue
 
@@ -30,8 +30,6 @@ from rookery.schemas.errors import EnvelopeError
 cdef extern from "Python.h":
     Py_ssize_t PyUnicode_GET_LENGTH(object text)
     const void* PyUnicode_DATA(object text)
-    void* PyList_GET_ITEM(object items, Py_ssize_t at)
-    void* PyTuple_GET_ITEM(object items, Py_ssize_t at)
 
 cdef enum:
     AHEAD = 8  # turns
@@ -86,11 +84,11 @@ cdef inline int items_ahead(list items, Py_ssize_t at) except -1:
     """Ask memory for what the next messages lead to: they were read in one go, more than the nearest caches hold."""
     cdef Py_ssize_t last = PyList_GET_SIZE(items) - 1
     if at + AHEAD <= last:
-        prefetch(PyList_GET_ITEM(items, at + AHEAD), 1)
+        prefetch(list_item(items, at + AHEAD), 1)
     if at + 5 <= last:
-        prefetch(<void*>(<Item>PyList_GET_ITEM(items, at + 5)).envelope, 2)
+        prefetch(<void*>(<Item>list_item(items, at + 5)).envelope, 2)
     if at + 2 <= last:
-        prefetch(<void*>(<Frame>(<Item>PyList_GET_ITEM(items, at + 2)).envelope).target, 1)
+        prefetch(<void*>(<Frame>(<Item>list_item(items, at + 2)).envelope).target, 1)
     return 0
 
 
@@ -160,16 +158,16 @@ cdef inline int sent_ahead(list turns, Py_ssize_t at) except -1:
     cdef Finished turn
     cdef void* message
     if at + AHEAD <= last:
-        prefetch(PyList_GET_ITEM(turns, at + AHEAD), 2)
+        prefetch(list_item(turns, at + AHEAD), 2)
     if at + 6 <= last:
-        turn = <Finished>PyList_GET_ITEM(turns, at + 6)
+        turn = <Finished>list_item(turns, at + 6)
         prefetch(<void*>turn.sent, 1)
         prefetch(<void*>turn.mailbox, 3)
         prefetch(<void*>turn.state, 2)
     if at + 4 <= last:
-        prefetch(first_sent(<Finished>PyList_GET_ITEM(turns, at + 4)), 1)
+        prefetch(first_sent(<Finished>list_item(turns, at + 4)), 1)
     if at + 2 <= last:
-        turn = <Finished>PyList_GET_ITEM(turns, at + 2)
+        turn = <Finished>list_item(turns, at + 2)
         message = first_sent(turn)
         if message != NULL and type(<object>message) is Sent:
             prefetch(<void*>(<Sent>message).body, 5)
@@ -181,7 +179,7 @@ cdef inline int sent_ahead(list turns, Py_ssize_t at) except -1:
 cdef inline void* first_sent(Finished turn) noexcept:
     """The first message of a turn as it usually is, else NULL."""
     if type(turn.sent) is tuple and PyTuple_GET_SIZE(turn.sent):
-        return PyTuple_GET_ITEM(turn.sent, 0)
+        return tuple_item(turn.sent, 0)
     return NULL
 
 
@@ -190,11 +188,11 @@ cdef inline int gone_ahead(list turns, Py_ssize_t at) except -1:
     cdef Py_ssize_t last = PyList_GET_SIZE(turns) - 1
     cdef Mailbox mailbox
     if at + AHEAD <= last:
-        prefetch(PyList_GET_ITEM(turns, at + AHEAD), 2)
+        prefetch(list_item(turns, at + AHEAD), 2)
     if at + 5 <= last:
-        prefetch(<void*>(<Finished>PyList_GET_ITEM(turns, at + 5)).mailbox, 4)
+        prefetch(<void*>(<Finished>list_item(turns, at + 5)).mailbox, 4)
     if at + 2 <= last:
-        mailbox = (<Finished>PyList_GET_ITEM(turns, at + 2)).mailbox
+        mailbox = (<Finished>list_item(turns, at + 2)).mailbox
         if mailbox is not None:
             prefetch(<void*>mailbox.address, 1)
             prefetch(<void*>mailbox.key, 1)

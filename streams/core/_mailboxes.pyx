@@ -10,11 +10,12 @@ from libc.string cimport memcpy, memmove
 
 # What batch.py, which imports this, tells it.
 cdef Py_ssize_t RECORD_OVERHEAD = 0, MESSAGE_OVERHEAD = 0
-cdef enum:
-    OWN = 2
-    LANE_MAX = 1 << 29
 # What is taken from the head stays in the list, as None, until it is so much; then it is cut off at once.
 cdef Py_ssize_t CUT = 1_024
+
+cdef enum:
+    OWN = 2  # messages for which a lane has room in itself
+    LANE_MAX = 1 << 29
 
 
 @cython.final

@@ -5,13 +5,10 @@ cimport cython
 from cpython.object cimport PyObject_Hash
 from libc.stdint cimport uint64_t
 
+from rookery.schemas._memory cimport list_item, prefetch
 from rookery.schemas._wire cimport Frame
 from rookery.streams.core._mailboxes cimport Item, Mailbox, Waiting
-from rookery.schemas._memory cimport prefetch
 from rookery.streams.core._stores cimport Values
-
-cdef extern from "Python.h":
-    void* PyList_GET_ITEM(object items, Py_ssize_t at)
 
 cdef enum:
     AHEAD = 4  # turns
@@ -37,8 +34,8 @@ cdef int look_ahead(Waiting waiting, dict partitions) except -1:
     cdef Values values
     if waiting.size() < AHEAD:
         return 0
-    prefetch(PyList_GET_ITEM(mailboxes, at + 3), 3)
-    mailbox = <Mailbox>PyList_GET_ITEM(mailboxes, at + 2)
+    prefetch(list_item(mailboxes, at + 3), 3)
+    mailbox = <Mailbox>list_item(mailboxes, at + 2)
     prefetch(<void*>(mailbox.normal if mailbox.only is None else mailbox.only), 1)
     prefetch(<void*>mailbox.key, 1)
     if mailbox.agent is not None:
@@ -46,14 +43,14 @@ cdef int look_ahead(Waiting waiting, dict partitions) except -1:
         prefetch(<void*>mailbox.context, 2)
     else:
         prefetch(<void*>mailbox.address, 1)
-    mailbox = <Mailbox>PyList_GET_ITEM(mailboxes, at + 1)
+    mailbox = <Mailbox>list_item(mailboxes, at + 1)
     if mailbox.only is not None:
         prefetch(<void*>mailbox.only.envelope, 3)
     elif mailbox.waits(1):
         prefetch(mailbox.normal.items[mailbox.normal.head], 1)  # without a look at it
     if (values := asleep(mailbox, partitions)) is not None:
         values.near(<uint64_t>PyObject_Hash(mailbox.key))
-    mailbox = <Mailbox>PyList_GET_ITEM(mailboxes, at)
+    mailbox = <Mailbox>list_item(mailboxes, at)
     if mailbox.only is not None:
         item = mailbox.only
         frame = <Frame>item.envelope  # whatever is parked has a lane

@@ -14,17 +14,16 @@ from libc.stdint cimport int64_t
 from rookery.agents._effects cimport TurnFields
 from rookery.ops._observe cimport TurnObserver
 from rookery.schemas._ids cimport IdSource
+from rookery.schemas._memory cimport untrack
 from rookery.schemas._wire cimport CLOSED, OPEN, Frame, body_of
 from rookery.streams.core._mailboxes cimport (
     Finished,
     Item,
     Mailbox,
     Sent,
-    Waiting,
     new_finished,
     new_sent,
 )
-from rookery.schemas._memory cimport untrack
 from rookery.streams.core._runqueue cimport RunQueue
 from rookery.streams.engine._ahead cimport Running, look_ahead
 from rookery.streams.engine._plans cimport Handling, Plan

@@ -156,7 +156,8 @@ class App(faust.App):
     def _add_processor(self, priority: Priority) -> None:
         """One Faust agent for each inbox; each of its events is what one fetch brought of one partition."""
         lane = int(priority)
-        inbox = self.topic(self.topic_names.inboxes[lane], key_type=bytes, value_type=bytes)
+        # The engine tracks what is done; Faust would keep the offset of each event for ever.
+        inbox = self.topic(self.topic_names.inboxes[lane], key_type=bytes, value_type=bytes, acks=False)
 
         async def process(batches: faust.StreamT[Any]) -> None:
             async for event in batches.events():

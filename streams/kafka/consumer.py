@@ -246,8 +246,6 @@ class Consumer(driver.Consumer):
                 tp.topic, tp.partition, last.offset, 0.0, 0, None, None, None, None, tp=tp,
                 generation_id=self.app.consumer_generation_id,
             )  # fmt: skip
-            # The engine tracks what is done, and Faust's compiled streams would keep the offsets for ever.
-            message.acked = True
             event = Event(self.app, None, records, {}, message)
             channel.queue.put_nowait(event)
 

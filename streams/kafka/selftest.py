@@ -30,7 +30,6 @@ from faust.tables.recovery import Recovery
 from faust.transport.conductor import Conductor
 from faust.transport.consumer import Fetcher
 from faust.transport.drivers import aiokafka as driver
-from faust.types.tuples import Message
 from mode.services import ServiceTask
 from mode.worker import Worker
 
@@ -86,7 +85,6 @@ KNOWN = (
     Known(driver.Consumer, "_filter_tps_with_pending_acks", "topics"),
     Known(driver.Consumer, "_new_offset", "tp"),
     Known(driver.Consumer, "_should_commit", "tp offset"),
-    Known(Message, "acked", ATTRIBUTE),
     Known(driver.Consumer, "perform_seek", ""),
     Known(driver.Consumer, "wait_empty", ""),
     Known(driver.Consumer, "verify_event_path", "now tp"),
@@ -176,7 +174,7 @@ def _call(parameters: str) -> str:
 
 def _shape(owner: type[Any], name: str) -> str:
     member = inspect.getattr_static(owner, name, None)
-    if member is None or inspect.ismemberdescriptor(member):
+    if member is None:
         return ATTRIBUTE if name in owner.__init__.__code__.co_names else "missing"
     if isinstance(member, property):
         return PROPERTY
