@@ -5,6 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 import warnings
+from typing import Any
+
+from aiokafka.conn import AIOKafkaConnection, CloseReason
+from aiokafka.errors import KafkaConnectionError
 
 from rookery.ops.settings import Settings
 
@@ -26,6 +30,19 @@ else:
             return _Loop()
 
     _fast = _Policy()
+
+    _send = AIOKafkaConnection.send
+
+    def _send_or_say_why(self: Any, request: Any, expect_response: bool = True) -> Any:
+        # A connection that broke a moment ago is a RuntimeError here, where asyncio says nothing or OSError. It would
+        # end the task that keeps aiokafka's metadata fresh, and no broker that moves is ever found again.
+        try:
+            return _send(self, request, expect_response)
+        except RuntimeError as error:
+            self.close(reason=CloseReason.CONNECTION_BROKEN)
+            raise KafkaConnectionError(f"Connection at {self.host}:{self.port} broken: {error}") from error
+
+    AIOKafkaConnection.send = _send_or_say_why  # for every client of this process
 
 
 def choose_loop(settings: Settings) -> None:

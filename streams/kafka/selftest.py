@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.client import AIOKafkaClient
+from aiokafka.conn import AIOKafkaConnection
 from aiokafka.consumer.fetcher import Fetcher as PartitionFetcher
 from aiokafka.consumer.fetcher import FetchResult, PartitionRecords
 from aiokafka.consumer.group_coordinator import GroupCoordinator
@@ -76,6 +77,7 @@ KNOWN = (
     Known(PartitionAssignor, "_get_external_topic_distribution", "assignments"),
     Known(CopartitionedAssignor, "__init__", "topics cluster_asgn num_partitions replicas capacity"),
     Known(GroupCoordinator, "request_rejoin", ""),
+    Known(AIOKafkaConnection, "send", "request expect_response"),
     Known(Conductor, "on_partitions_assigned", "assigned"),
     # Overridden or called by consumer.
     Known(Fetcher, "_fetcher", TASK),

@@ -1,0 +1,30 @@
+"""uvloop under aiokafka, on a real broker."""
+
+import asyncio
+
+import pytest
+import uvloop
+from aiokafka.conn import create_conn
+from aiokafka.errors import KafkaConnectionError
+from aiokafka.protocol.metadata import MetadataRequest
+
+from rookery.streams.kafka.loop import choose_loop  # noqa: F401 - it makes aiokafka and uvloop agree
+
+pytestmark = pytest.mark.kafka
+
+
+def test_a_connection_that_broke_a_moment_ago_is_an_error_that_aiokafka_knows(broker: str) -> None:
+    """Any other would end the task that keeps its metadata fresh: a worker stood still after a broker was killed."""
+    host, _, port = broker.rpartition(":")
+
+    async def send() -> None:
+        conn = await create_conn(host, int(port))
+        assert (await conn.send(MetadataRequest(None))).brokers
+        conn._writer.transport.abort()
+        await asyncio.sleep(0)  # it is closed now, and who reads from it has not heard of that yet
+        with pytest.raises(KafkaConnectionError, match="the handler is closed"):
+            await conn.send(MetadataRequest(None))
+        assert not conn.connected()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(send())
