@@ -1,4 +1,4 @@
-"""The one harness: interleaved runs, medians of at least seven, foreign load noticed, results kept by row name.
+"""The one harness: interleaved runs, medians of seven unless a run is long, load noticed, results kept by row name.
 
 An experiment is a coroutine function that takes a `Harness`, measures, and records its rows. It raises `Void` when
 totals are wrong after the clock stopped, and `Skipped` when this machine lacks something.

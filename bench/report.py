@@ -35,8 +35,8 @@ def verdict(row: Row, median: float) -> str:
 def table(rows: dict[str, dict[str, Any]]) -> str:
     """Markdown."""
     lines = [
-        "| row | what | median | min to max | bar, aim | met | load | beside |",
-        "|---|---|---|---|---|---|---|---|",
+        "| row | what | median | min to max | bar, aim | met | load | beside | measured |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in itertools.chain.from_iterable(experiment.rows for experiment in EXPERIMENTS):
         found = rows.get(row.name, {"missing": "not measured yet"})
@@ -50,9 +50,10 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
                 verdict(row, found["median"]),
                 f"{found['load_average'][0]:g}" + (" (busy)" if found["loaded"] else ""),
                 ", ".join(f"{name} {_number(value)}" for name, value in found.items() if name not in USUAL),
+                found["at"].replace("T", " "),
             ]
         else:
-            cells = [f"void: {found['void']}" if "void" in found else found["missing"], "", bars, "", "", ""]
+            cells = [f"void: {found['void']}" if "void" in found else found["missing"], "", bars, "", "", "", ""]
         lines.append(f"| `{row.name}` | {row.title} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -155,7 +155,7 @@ class Settings(Rules):
     heartbeat_interval: float = Field(1.0, ge=0.1, le=60, description="seconds; 3 fit a session_timeout")
     fetch_records_max: int = Field(5_000, ge=1, le=100_000, description="records one fetch hands over")
     fetch_bytes_max: int = Field(
-        52_428_800, ge=65_536, le=1 << 30, description="bytes of one fetch over all partitions"
+        52_428_800, ge=65_536, le=1 << 30, description="bytes of one answer of a broker, over all partitions"
     )
 
     static_membership: bool = Field(
@@ -188,11 +188,11 @@ class Settings(Rules):
     adopt_after: float = Field(
         2.0, ge=0.01, le=HOUR, description="seconds a message is in hand before the journal takes it over"
     )
-    window_bytes_max: int = Field(
-        32 * 1024 * 1024, ge=1_000_000, le=1 << 34, description="their bytes, likewise; one fetch may exceed it"
-    )
     window_max: int = Field(
         50_000, ge=100, le=10_000_000, description="unfinished messages of one inbox partition before it is paused"
+    )
+    window_bytes_max: int = Field(
+        32 * 1024 * 1024, ge=1_000_000, le=1 << 34, description="their bytes, likewise; one fetch may exceed it"
     )
     activations_max: int = Field(
         20_000, ge=1, le=10_000_000, description="agents in memory; more leave as soon as they idle"

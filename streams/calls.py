@@ -53,11 +53,6 @@ class Caller:
         self._pending: dict[str, asyncio.Future[Reply]] = {}
         self.placement = Placement(router.partitions, lambda: uuid.uuid4().hex)
 
-    @property
-    def pending_count(self) -> int:
-        """Asks that wait for their reply."""
-        return len(self._pending)
-
     def new_agent_id(self) -> str:
         """A fresh uuid4 in hex, of an agent that will live on the worker whose turn it is."""
         return self.placement.new_agent_id()

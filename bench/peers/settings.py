@@ -1,4 +1,4 @@
-"""What the peers are set to; printed in docs/benchmarks.md."""
+"""What the peers are set to; each run prints it."""
 
 from typing import Any
 

@@ -58,6 +58,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         await super().on_start()
         consumer = self._ensure_consumer()
         hasten(consumer._fetcher)
+        consumer._fetcher._fetch_max_bytes = cast("App", self.app).settings.fetch_bytes_max
         coordinator = consumer._coordinator
         in_use = [assignor.name for assignor in coordinator._assignors]
         if in_use != [NAME]:

@@ -106,6 +106,10 @@ KNOWN = (
     Known(PartitionFetcher, "fetched_records", "partitions timeout max_records"),
     Known(PartitionFetcher, "_create_fetch_waiter", ""),
     Known(PartitionFetcher, "_get_actions_per_node", "assignment"),
+    *(
+        Known(PartitionFetcher, name, ATTRIBUTE)
+        for name in ("_records", "_fetch_max_bytes", "_fetch_max_wait_ms", "_prefetch_backoff")
+    ),
     Known(PartitionRecords, "_consumer_record", "tp record"),
     Known(PartitionRecords, "_unpack_records", ""),
     *(
