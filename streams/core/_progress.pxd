@@ -1,3 +1,8 @@
+"""What other compiled modules take from `_progress.pyx`."""
+
+from rookery.streams.core._recent cimport RecentIds
+
+
 cdef class LaneProgress:
     cdef readonly bytes incarnation
     cdef readonly long long prefix, next
@@ -10,15 +15,9 @@ cdef class LaneProgress:
     cdef unsigned long long* sequences
     cdef Py_ssize_t origins_head, origins_size, origins_room
     cdef dict lost
-    cdef long long window
-    cdef dict ids
-    cdef list id_log
-    cdef Py_ssize_t id_head
-    cdef long long* id_offsets
-    cdef Py_ssize_t id_room
+    cdef RecentIds ids
     cdef bint admit_one(self, long long source, unsigned long long sequence) except -1
     cdef bint admit_client(self, str message_id) except -1
-    cdef bint remember_id(self, long long offset, str message_id) except -1
     cdef bint enter(self, int source, unsigned long long sequence, bint known) except -1
     cdef int finish(self, long long offset) except -1
     cdef int note_origin(self, int source, unsigned long long sequence) except -1

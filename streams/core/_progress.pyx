@@ -9,8 +9,9 @@ from libc.string cimport memmove
 from array import array
 
 from rookery.schemas.journal import LanePosition
+from rookery.streams.core._recent cimport RecentIds
 
-# Forget this many settled flags, or ids, at a time, so that trimming costs nothing per record.
+# Forget this many settled flags at a time, so that trimming costs nothing per record.
 cdef Py_ssize_t TRIM = 4_096
 cdef Py_ssize_t ROOM = 64
 
@@ -27,14 +28,11 @@ cdef class LaneProgress:
         self.seen = array("Q", position.seen)
         self.last = self.seen
         self.lost = {}
-        self.window = window
-        self.ids = {}
-        self.id_log = []
+        self.ids = RecentIds(window)
 
     def __dealloc__(self):
         free(self.sources)
         free(self.sequences)
-        free(self.id_offsets)
 
     @property
     def fetched_count(self):
@@ -56,7 +54,7 @@ cdef class LaneProgress:
 
     def remember(self, long long offset, str message_id not None):
         """Put the id of the record at `offset` into the window; True if the window held it already."""
-        return self.remember_id(offset, message_id)
+        return self.ids.remember(offset, message_id)
 
     cdef bint admit_one(self, long long source, unsigned long long sequence) except -1:
         if not 0 <= source < self.last.shape[0]:
@@ -67,32 +65,7 @@ cdef class LaneProgress:
         return self.enter(<int>source, sequence, known)
 
     cdef bint admit_client(self, str message_id) except -1:
-        return self.enter(-1, 0, bool(message_id) and self.remember_id(self.next, message_id))
-
-    cdef bint remember_id(self, long long offset, str message_id) except -1:
-        cdef dict ids = self.ids
-        cdef list id_log = self.id_log
-        cdef long long oldest = offset - self.window
-        cdef Py_ssize_t head = self.id_head, size = len(id_log)
-        while head < size and self.id_offsets[head] < oldest:
-            forgotten = id_log[head]
-            if <long long>ids[forgotten] == self.id_offsets[head]:
-                del ids[forgotten]
-            id_log[head] = None
-            head += 1
-        self.id_head = head
-        if head >= TRIM and head * 2 >= size:
-            del id_log[:head]
-            size -= head
-            memmove(self.id_offsets, self.id_offsets + head, size * sizeof(long long))
-            self.id_head = 0
-        cdef bint known = message_id in ids
-        if size == self.id_room:
-            self.id_offsets = <long long*>grown(self.id_offsets, &self.id_room, sizeof(long long))
-        ids[message_id] = offset
-        self.id_offsets[size] = offset
-        id_log.append(message_id)
-        return known
+        return self.enter(-1, 0, bool(message_id) and self.ids.remember(self.next, message_id))
 
     def skip_to(self, long long offset):
         """Count the offsets from `next` up to `offset` as done: the log has no records there."""

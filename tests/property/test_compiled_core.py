@@ -64,7 +64,10 @@ def lane(seed: int) -> list[Any]:
             last[source] += rng.choice([0, 1, 1, 2])
             found.append(progress.admit(source, last[source]))
         elif chance < 0.47:
-            found.append(progress.admit_outside(rng.choice(["", str(rng.randint(0, 40)), str(rng.random())])))
+            known = rng.choice(("", "é", "\u20ac", "\U0001f600", "\ud800", "x" * 60, "\u20ac" * 40)) + str(
+                rng.randint(0, 40)
+            )
+            found.append(progress.admit_outside(rng.choice(["", known, str(rng.random())])))
         elif chance < 0.5:
             found.append(progress.skip_to(offset + rng.randint(1, 4)))  # type: ignore[func-returns-value]
         elif chance < 0.93 and unfinished:
