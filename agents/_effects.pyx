@@ -4,8 +4,8 @@
 cimport cython
 
 
-# There is one for each agent in memory, so the collector does not look at them. What they lead to leads back here by the
-# steps of a turn only, which are let go at its end.
+# There is one for each agent in memory, so the collector does not look at them. They lead to the engine; it lets go of the
+# agents when a partition is closed, of steps at the end of a turn, and of the rest when it stops.
 @cython.no_gc
 cdef class TurnFields:
     """See effects.TurnFields."""

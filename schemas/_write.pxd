@@ -77,6 +77,10 @@ cdef enum Seal:
     DELIVERED = 2  # with delivery and CRC
 
 
+cdef enum:
+    CRC_BYTES = 5
+
+
 # All that nearly every message has; raises as `encode_body` does. `source` and `sequence` count with DELIVERED only.
 cdef bytes body_of(
     str sender, str target, bytes payload, int64_t timestamp, int32_t priority, str id, str type, str content_type,

@@ -16,7 +16,6 @@ crc_begin()
 
 cdef enum:
     CRC_TAG = 0x7D
-    CRC_BYTES = 5
     DELIVERY_BYTES = 16
 
 

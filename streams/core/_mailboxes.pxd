@@ -49,7 +49,7 @@ cdef class Mailbox:
     cdef int push(self, int number, Item item) except -1
     cdef Item first(self, int number)
     cdef int pop(self, int number) except -1
-    cdef int count(self, int number) noexcept
+    cpdef int count(self, int number) noexcept
     cdef bint waits(self, int number) noexcept
     cdef bint waiting(self) noexcept
     cdef bint is_idle(self) noexcept

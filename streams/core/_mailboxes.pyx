@@ -271,7 +271,7 @@ cdef class Mailbox:
             self.lane(number).popleft()
         return 0
 
-    cdef int count(self, int number) noexcept:
+    cpdef int count(self, int number) noexcept:
         """How many messages wait in a lane."""
         if number == 1:
             return self.only is not None if self.normal is None else self.normal.count
@@ -344,7 +344,7 @@ cdef Sent new_sent(tuple destination, bytes key, bytes body, bint sequenced):
 
 
 @cython.final
-@cython.no_gc  # nothing that it holds leads back to it; what waits for its batch (`acked`) knows no turns
+@cython.no_gc  # what holds it lets go of it: batches when they are acknowledged, partitions when they are closed
 @cython.freelist(4096)
 cdef class Finished:
     """See batch.Finished."""

@@ -139,9 +139,10 @@ cdef class Values:
 
     cdef int put(self, bytes key, bytes value) except -1:
         cdef uint64_t hashed = <uint64_t>PyObject_Hash(key)
-        if <size_t>self.count * 3 > self.mask * 2:
-            self.grow()
         cdef size_t at = self.place(key, hashed)
+        if self.slots[at].block == NULL and <size_t>self.count * 3 > self.mask * 2:
+            self.grow()
+            at = self.place(key, hashed)
         cdef Py_ssize_t key_size = PyBytes_GET_SIZE(key), size = PyBytes_GET_SIZE(value)
         cdef uint32_t value_size = <uint32_t>size if size <= INLINE_MAX else OBJECT
         cdef Block* block = self.slots[at].block

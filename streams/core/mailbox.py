@@ -100,8 +100,12 @@ class Mailbox:
         self.record: bytes | None = None  # of the agent, after the last finished turn: see journal.encode_agent
         self.runner: Any = None  # the pool task that runs the current turn
 
+    def count(self, lane: int) -> int:
+        """How many messages wait in a lane."""
+        return len(self.lanes[lane])
+
     def __len__(self) -> int:
-        return len(self.lanes[0]) + len(self.lanes[1]) + len(self.lanes[2])
+        return self.count(0) + self.count(1) + self.count(2)
 
     @property
     def idle(self) -> bool:

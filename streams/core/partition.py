@@ -238,6 +238,7 @@ class Partition:
             mailbox.closed = True
         self.mailboxes = {}
         self.finished.clear()
+        self.flight = None  # its turns lead to agents that may lead back here, out of the collector's sight
         return running
 
     # -- building blocks ----------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from rookery.ops._observe cimport TurnObserver
 from rookery.schemas._ids cimport IdSource
 from rookery.schemas._memory cimport untrack
 from rookery.schemas._wire cimport CLOSED, OPEN, Frame, body_of
+from rookery.schemas._write cimport CRC_BYTES
 from rookery.streams.core._mailboxes cimport (
     Finished,
     Item,
@@ -214,6 +215,7 @@ cdef class Slice:
         try:
             sends, self.spare = self.spare, None
             context.start(frame, self.now_ns(), [] if sends is None else sends)
+            sends = None  # see `finish`
             answer = handling.function(mailbox.agent, handling.read(frame))
             if type(answer) is CoroutineType:
                 outcome = PyIter_Send(answer, None, &result)
@@ -239,7 +241,7 @@ cdef class Slice:
         if mailbox.passing and not mailbox.waiting():
             mailbox.let_go()  # all that it is made of is still at hand
             if (<PyObject*>context).ob_refcnt == 1:
-                context.envelope = None
+                context.envelope = context.open_steps = context.new_id = None  # it would lead back here
                 self.context = context
         cdef double started = now[0]
         now[0] = mailbox.used_at = self.clock()
@@ -390,8 +392,8 @@ cdef class Slice:
             context.address, target, payload, <int64_t>context.now_ns, frame.priority, new_id, name,
             content_type, correlation_id, frame.id, mode, 0, 0,
         )
-        if len(body) > self.body_max:
-            context.bound(body, target)
+        if len(body) > self.body_max + (CRC_BYTES if mode == CLOSED else 0):
+            context.bound(body if mode == OPEN else body[:-CRC_BYTES], target)
         return new_sent(destination, key, body, mode == OPEN)
 
     cdef tuple encoded(self, answer):

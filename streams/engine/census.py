@@ -27,6 +27,6 @@ def census(mailboxes: Iterable[Mailbox], known: Container[str]) -> dict[str, dic
         counts["live"] += 1
         counts["running"] += mailbox.running
         waiting = counts["waiting"]
-        for lane, items in enumerate(mailbox.lanes):
-            waiting[lane] += len(items)
+        for lane in range(LANES):
+            waiting[lane] += mailbox.count(lane)
     return types

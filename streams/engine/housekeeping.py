@@ -58,7 +58,8 @@ class Housekeeping:
                 self._passivation.add_done_callback(engine.watch)
 
     def close(self) -> None:
-        """Stop passivating."""
+        """Stop passivating, and forget the agents."""
+        self._adoption.look((), 0.0)
         if self._passivation is not None:
             self._passivation.cancel()
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 from aiokafka.conn import AIOKafkaConnection, CloseReason
@@ -31,18 +33,24 @@ else:
 
     _fast = _Policy()
 
-    _send = AIOKafkaConnection.send
-
-    def _send_or_say_why(self: Any, request: Any, expect_response: bool = True) -> Any:
+    def _saying_why(send: Callable[..., Any]) -> Callable[..., Any]:
         # A connection that broke a moment ago is a RuntimeError here, where asyncio says nothing or OSError. It would
         # end the task that keeps aiokafka's metadata fresh, and no broker that moves is ever found again.
-        try:
-            return _send(self, request, expect_response)
-        except RuntimeError as error:
-            self.close(reason=CloseReason.CONNECTION_BROKEN)
-            raise KafkaConnectionError(f"Connection at {self.host}:{self.port} broken: {error}") from error
+        @functools.wraps(send)
+        def sending(self: Any, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return send(self, *args, **kwargs)
+            except RuntimeError as error:
+                if type(error) is not RuntimeError or not self._writer.transport.is_closing():
+                    raise  # of the request, not of the connection
+                self.close(reason=CloseReason.CONNECTION_BROKEN)
+                raise KafkaConnectionError(f"Connection at {self.host}:{self.port} broken: {error}") from error
 
-    AIOKafkaConnection.send = _send_or_say_why  # for every client of this process
+        return sending
+
+    # For every client of this process.
+    AIOKafkaConnection.send = _saying_why(AIOKafkaConnection.send)
+    AIOKafkaConnection._send_sasl_token = _saying_why(AIOKafkaConnection._send_sasl_token)
 
 
 def choose_loop(settings: Settings) -> None:

@@ -78,6 +78,8 @@ KNOWN = (
     Known(CopartitionedAssignor, "__init__", "topics cluster_asgn num_partitions replicas capacity"),
     Known(GroupCoordinator, "request_rejoin", ""),
     Known(AIOKafkaConnection, "send", "request expect_response"),
+    Known(AIOKafkaConnection, "_send_sasl_token", "payload expect_response"),
+    Known(AIOKafkaConnection, "_writer", ATTRIBUTE),
     Known(Conductor, "on_partitions_assigned", "assigned"),
     # Overridden or called by consumer.
     Known(Fetcher, "_fetcher", TASK),

@@ -1,6 +1,8 @@
 """uvloop under aiokafka, on a real broker."""
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Any
 
 import pytest
 import uvloop
@@ -26,5 +28,40 @@ def test_a_connection_that_broke_a_moment_ago_is_an_error_that_aiokafka_knows(br
             await conn.send(MetadataRequest(None))
         assert not conn.connected()
 
+    run(send())
+
+
+def test_so_is_it_in_the_middle_of_a_login(broker: str) -> None:
+    host, _, port = broker.rpartition(":")
+
+    async def send() -> None:
+        conn = await create_conn(host, int(port))
+        conn._writer.transport.abort()
+        await asyncio.sleep(0)
+        with pytest.raises(KafkaConnectionError, match="the handler is closed"):
+            await conn._send_sasl_token(b"token")
+
+    run(send())
+
+
+def test_an_error_of_a_request_is_none_of_the_connection(broker: str) -> None:
+    host, _, port = broker.rpartition(":")
+
+    class Unknown(MetadataRequest):  # type: ignore[misc]  # untyped
+        def prepare(self, *_: object) -> Any:
+            raise NotImplementedError("no such version")
+
+    async def send() -> None:
+        conn = await create_conn(host, int(port))
+        with pytest.raises(NotImplementedError):
+            await conn.send(Unknown(None))
+        assert (await conn.send(MetadataRequest(None))).brokers
+        conn.close()
+
+    run(send())
+
+
+def run(task: Coroutine[Any, Any, None]) -> None:
+    """On uvloop."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(send())
+        runner.run(task)

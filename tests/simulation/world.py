@@ -77,6 +77,7 @@ class World:
             concurrency_max=rng.choice([1, 8, 1_000]),
             adopt_after=rng.choice([0.01, 0.01, 0.5, 2.0]),
             window_max=rng.choice([100, 50_000]),
+            activations_max=random.Random(f"{seed} memory").choice([1, 3, 20_000]),
         )
         self.load_until = rng.choice([2.0, FAULT_SECONDS])
         self.registry = Registry()

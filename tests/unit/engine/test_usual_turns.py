@@ -15,7 +15,20 @@ import pytest
 
 from rookery.agents import Agent, handler
 from rookery.schemas.envelope import decode
-from tests.unit.engine.harness import Cluster, virtual
+from rookery.schemas.partition_errors import LeaseLost
+from rookery.streams.engine.engine import Engine
+from rookery.testing import Kit, run
+from tests.unit.engine.harness import Cluster, post, virtual
+
+
+def remaining(kind: type[Any]) -> list[Any]:
+    """What there is of a class once nobody needs it."""
+    gc.collect()
+    gc.collect()
+    return [thing for thing in gc.get_objects() if isinstance(thing, kind)]
+
+
+LARGEST_REPLY = 1_894  # bytes, of Answering to a client with the ids below, where a message may have 2,000
 
 
 class Kind(enum.StrEnum):
@@ -39,6 +52,16 @@ class Answering(Agent):
     @handler("once")
     async def once(self, msg: dict[str, Any]) -> Any:
         return Once(numbers=(number for number in range(3)))
+
+    @handler("sized")
+    async def sized(self, msg: dict[str, Any]) -> Any:
+        return b"x" * msg["n"]
+
+
+class Resting(Agent):
+    @handler("enum")
+    async def rest(self, msg: dict[str, Any]) -> None:
+        await asyncio.sleep(3_600)
 
 
 class Slow(Agent):
@@ -222,8 +245,53 @@ async def test_agents_of_a_lost_partition_leave_memory_whatever_they_keep() -> N
         (ownership,) = cluster.engine(0).ownerships
         ownership.lost("for a test")
         await cluster.settle()
-        gc.collect()
-        assert not [thing for thing in gc.get_objects() if isinstance(thing, Keeping)]
+        assert not remaining(Keeping)
+
+
+@virtual
+async def test_so_do_those_whose_turns_were_on_their_way_to_the_journal() -> None:
+    async with Cluster(Keeping, workers=1, partitions=1) as cluster:
+        (ownership,) = cluster.engine(0).ownerships
+
+        async def refuse(*_: object) -> None:
+            await asyncio.sleep(0.001)
+            raise LeaseLost(0, "for a test")
+
+        ownership._lease.append = refuse  # type: ignore[union-attr,method-assign]
+        for number in range(20):
+            cluster.post(f"Keeping/{number}", {"type": "go"})
+        await cluster.settle()
+        assert cluster.engine(0).counts["lost_leases"] == 1
+        ownership.lost("for a test, of those that came again")
+        await cluster.settle()
+        assert not remaining(Keeping)
+
+
+@pytest.mark.parametrize("target", ["Answering/{}", "Resting/{}"])
+def test_an_engine_that_was_stopped_leaves_memory(target: str) -> None:
+    """With agents that come and go, and with some at work."""
+
+    async def start_and_stop() -> None:
+        async with Kit(Answering, Resting, partitions=1, activations_max=5, adopt_after=0.1) as kit:
+            for number in range(200):
+                post(kit.log, target.format(number), {"type": "enum"})
+            await asyncio.sleep(3)
+
+    before = len(remaining(Engine))
+    run(start_and_stop())
+    assert len(remaining(Engine)) == before
+
+
+@virtual
+async def test_a_reply_to_a_client_may_be_as_large_the_second_time() -> None:
+    async with Cluster(Answering, workers=1, partitions=1, message_bytes_max=2_000) as cluster:
+        refused = []
+        for number, more in enumerate([0, 0, 1]):
+            message = {"type": "sized", "n": LARGEST_REPLY + more}
+            cluster.post("Answering/1", message, reply_to="client:y", id=f"m{number}")
+            await cluster.settle()
+            refused.append(len(cluster.dead_letters()))
+        assert refused == [0, 0, 1]
 
 
 @pytest.mark.parametrize(
