@@ -1,5 +1,5 @@
-"""Asking memory for what will be needed in a moment, where the compiler can say so; and telling the collector what it need
-not look at: in no cycle, and too many.
+"""Asking memory for what will be needed in a moment, where the compiler can say so; telling the collector what it need not
+look at: in no cycle, and too many; and memory of our own for tables.
 """
 
 cdef extern from "Python.h":
@@ -7,6 +7,10 @@ cdef extern from "Python.h":
     # Borrowed: to ask for a thing without a look at it.
     void* list_item "PyList_GET_ITEM"(object items, Py_ssize_t at)
     void* tuple_item "PyTuple_GET_ITEM"(object items, Py_ssize_t at)
+    # The interpreter's own, without its pools, so that memory tracing sees it.
+    void* PyMem_RawCalloc(size_t count, size_t size)
+    void* PyMem_RawRealloc(void* memory, size_t size)
+    void PyMem_RawFree(void* memory)
 
 cdef extern from *:
     """

@@ -11,12 +11,9 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
-from rookery.schemas._memory cimport prefetch
+from rookery.schemas._memory cimport PyMem_RawCalloc, PyMem_RawFree, prefetch
 
-# The interpreter's own, without its pools, so that memory tracing sees it.
 cdef extern from "Python.h":
-    void* PyMem_RawCalloc(size_t count, size_t size)
-    void PyMem_RawFree(void* memory)
     const void* PyUnicode_DATA(object text)
     int PyUnicode_KIND(object text)
     Py_ssize_t PyUnicode_GET_LENGTH(object text)

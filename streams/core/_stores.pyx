@@ -12,13 +12,9 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
-from rookery.schemas._memory cimport prefetch
+from rookery.schemas._memory cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawRealloc, prefetch
 
-# The interpreter's own, without its pools, so that memory tracing sees it.
 cdef extern from "Python.h":
-    void* PyMem_RawCalloc(size_t count, size_t size)
-    void* PyMem_RawRealloc(void* memory, size_t size)
-    void PyMem_RawFree(void* memory)
     int PyDict_Next(object mapping, Py_ssize_t* at, PyObject** key, PyObject** value)
 
 cdef enum:

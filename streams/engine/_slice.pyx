@@ -370,6 +370,7 @@ cdef class Slice:
         cdef tuple destination
         cdef bytes payload, body
         cdef PyObject* found
+        cdef Py_ssize_t size
         if frame.headers or not 0 <= frame.priority <= 2:
             return self.router.sent(reply_body(context, answer))
         correlation_id = frame.correlation_id or frame.id
@@ -392,8 +393,9 @@ cdef class Slice:
             context.address, target, payload, <int64_t>context.now_ns, frame.priority, new_id, name,
             content_type, correlation_id, frame.id, mode, 0, 0,
         )
-        if len(body) > self.body_max + (CRC_BYTES if mode == CLOSED else 0):
-            context.bound(body if mode == OPEN else body[:-CRC_BYTES], target)
+        size = len(body) - (CRC_BYTES if mode == CLOSED else 0)
+        if size > self.body_max:
+            context.bound(body[:size], target)
         return new_sent(destination, key, body, mode == OPEN)
 
     cdef tuple encoded(self, answer):
