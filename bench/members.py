@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Self
 
 from bench.harness import Void
@@ -33,6 +33,17 @@ class Member:
             self.reports.append(await running.result())
 
 
+@asynccontextmanager
+async def followed(running: Running) -> AsyncIterator[Member]:
+    """A program whose reports are read while the block lasts."""
+    member = Member(running)
+    try:
+        yield member
+    finally:
+        member.following.cancel()
+        await asyncio.gather(member.following, return_exceptions=True)
+
+
 class Members:
     """The workers of an application; all of them end with the block."""
 
@@ -45,16 +56,13 @@ class Members:
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        for member in self.all:
-            member.following.cancel()
-        await asyncio.gather(*(member.following for member in self.all), return_exceptions=True)
         await self._stack.aclose()
 
     async def start(self, name: str, weight: float = 1.0, **environment: object) -> Member:
         """One more of them."""
         given = {"AGENT_ID": name, "ROOKERY_WEIGHT": weight, **environment}
         running = await self._stack.enter_async_context(worker(self._settings, self._module, **given))
-        self.all.append(Member(running))
+        self.all.append(await self._stack.enter_async_context(followed(running)))
         return self.all[-1]
 
     @property

@@ -6,7 +6,6 @@ Times from the intended send to the ack of the commit batch go into buckets, eac
 import asyncio
 import gc
 import json
-import math
 import sys
 import time
 from collections import Counter as Counts
@@ -15,7 +14,7 @@ from collections import defaultdict, deque
 import psutil
 
 from bench.gate import running
-from bench.workload import BUCKET, Counter, Paced, Total
+from bench.workload import Counter, Paced, Total, bucket
 from rookery import App, handler
 from rookery.streams.engine.ownership import Ownership
 
@@ -63,7 +62,7 @@ async def measure() -> None:
     def watched(ownership: Ownership, turns: int) -> None:
         now, waiting = time.monotonic(), finished[ownership.number]
         for _ in range(min(turns, len(waiting))):
-            buckets[round(math.log(max(now - waiting.popleft(), 1e-6)) / BUCKET)] += 1
+            buckets[bucket(now - waiting.popleft())] += 1
         committed_batch(ownership, turns)
 
     engine.committed_batch = watched  # type: ignore[method-assign]
@@ -73,6 +72,7 @@ async def measure() -> None:
             "at": time.monotonic(),
             "owned": running(engine),
             "count": engine.counts["committed_turns"],
+            "cpu_s": time.process_time(),
             "rss_mb": process.memory_info().rss / 1e6,
             "gc_longest_ms": pauses.longest * 1e3,
             "gc_s": pauses.total,

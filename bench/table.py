@@ -125,7 +125,12 @@ EXPERIMENTS = (
         soak.soak,
         (
             Row("soak_memory_mb_per_min", "MB/min", "lower", "Growth of the worker's memory after the first quarter"),
-            Row("soak_p99_drift", "ratio", "lower", "p99 of the last quarter over that of the second"),
+            Row(
+                "soak_p99_drift",
+                "ratio",
+                "lower",
+                "p99 of the last quarter over that of the second, over the same of a raw produce beside it",
+            ),
             Row("soak_gc_longest_ms", "ms", "lower", "Longest pause of the garbage collector"),
             Row("soak_journal_mb_per_min", "MB/min", "lower", "Growth of the journal"),
         ),

@@ -116,6 +116,11 @@ class Counter(Agent):
         return Total(self.count)
 
 
+def bucket(seconds: float) -> int:
+    """Where a time belongs in a histogram."""
+    return round(math.log(max(seconds, 1e-6)) / BUCKET)
+
+
 def names(agents: int = AGENTS) -> list[str]:
     """Addresses of so many counters."""
     return [f"Counter/{number}" for number in range(agents)]
