@@ -9,4 +9,5 @@ cdef class TurnFields:
     cdef public int attempt
     cdef public long long now_ns
     cdef int settle(self, str address, new_id, Py_ssize_t message_bytes_max, open_steps) except -1
+    cpdef end(self)
     cdef int start(self, envelope, long long now_ns, list sends) except -1

@@ -27,3 +27,7 @@ cdef class TurnFields:
         self.envelope, self.now_ns, self.sends = envelope, now_ns, sends
         self.steps = self._lineage = None
         return 0
+
+    cpdef end(self):
+        """See effects.TurnFields."""
+        self.envelope = self._lineage = None

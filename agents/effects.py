@@ -102,6 +102,10 @@ class TurnFields:
         self.steps = None
         self._lineage = None
 
+    def end(self) -> None:
+        """Let go of the message: what the agent keeps of it until its next turn would be memory of each agent."""
+        self.envelope = self._lineage = None
+
 
 if (_compiled := native.load("rookery.agents._effects")) is not None:
     TurnFields = _compiled.TurnFields  # type: ignore[misc]

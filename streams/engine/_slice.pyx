@@ -238,10 +238,11 @@ cdef class Slice:
             now[0] = self.turns.end_failed(running.partition, mailbox, lane, item, error, now[0])
             return None
         mailbox.current = None
+        context.envelope = context._lineage = None  # see TurnFields.end
         if mailbox.passing and not mailbox.waiting():
             mailbox.let_go()  # all that it is made of is still at hand
             if (<PyObject*>context).ob_refcnt == 1:
-                context.envelope = context.open_steps = context.new_id = None  # it would lead back here
+                context.open_steps = context.new_id = None  # they would lead back here
                 self.context = context
         cdef double started = now[0]
         now[0] = mailbox.used_at = self.clock()

@@ -190,6 +190,8 @@ class TurnRunner:
         mailbox.current = None
         if mailbox.ledger is not None:
             self._close_steps(mailbox, finished)
+        if mailbox.context is not None:
+            mailbox.context.end()
         now = mailbox.used_at = self._clock()
         if mailbox.closed or finished is None or partition is None:
             _uncancel()
