@@ -4,14 +4,16 @@
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.list cimport PyList_GET_SIZE
+from cpython.object cimport PyObject_Hash
 from cpython.tuple cimport PyTuple_GET_SIZE
 from libc.math cimport INFINITY
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcmp
 
 from rookery.schemas._address cimport is_plain_address, murmur2_of
 from rookery.schemas._memory cimport list_item, prefetch, tuple_item, untrack
 from rookery.schemas._wire cimport DELIVERED, Frame, decode_frame, sealed
+from rookery.streams.core._directory cimport Directory
 from rookery.streams.core._fetched cimport FetchedRecord
 from rookery.streams.core._mailboxes cimport (
     Finished,
@@ -80,21 +82,29 @@ def size(records):
     return total
 
 
-cdef inline int items_ahead(list items, Py_ssize_t at) except -1:
+cdef inline int items_ahead(list items, Py_ssize_t at, Directory mailboxes) except -1:
     """Ask memory for what the next messages lead to: they were read in one go, more than the nearest caches hold."""
     cdef Py_ssize_t last = PyList_GET_SIZE(items) - 1
     if at + AHEAD <= last:
         prefetch(list_item(items, at + AHEAD), 1)
-    if at + 5 <= last:
-        prefetch(<void*>(<Item>list_item(items, at + 5)).envelope, 2)
+    if at + 6 <= last:
+        prefetch(<void*>(<Item>list_item(items, at + 6)).envelope, 2)
+    if at + 4 <= last:
+        prefetch(<void*>(<Frame>(<Item>list_item(items, at + 4)).envelope).target, 1)
+    if at + 3 <= last:
+        mailboxes.near(hash_of(<Item>list_item(items, at + 3)))
     if at + 2 <= last:
-        prefetch(<void*>(<Frame>(<Item>list_item(items, at + 2)).envelope).target, 1)
+        mailboxes.nearer(hash_of(<Item>list_item(items, at + 2)))
     return 0
+
+
+cdef inline uint64_t hash_of(Item item):
+    return <uint64_t>PyObject_Hash((<Frame>item.envelope).target)
 
 
 def deliver(list items, int lane, partition, RunQueue queue, double now, special):
     """See loops.deliver, and Inbound._open: agents of a class are brought to memory here."""
-    cdef dict mailboxes = partition.mailboxes
+    cdef Directory mailboxes = partition.mailboxes
     cdef int number = partition.number
     cdef uint32_t partitions = partition.partitions
     cdef Py_ssize_t room = partition.room
@@ -103,14 +113,14 @@ def deliver(list items, int lane, partition, RunQueue queue, double now, special
     cdef Mailbox mailbox
     cdef Py_ssize_t at
     for at, item in enumerate(items):
-        items_ahead(items, at)
+        items_ahead(items, at, mailboxes)
         target = (<Frame>item.envelope).target
-        mailbox = mailboxes.get(target)
+        mailbox = mailboxes.found(target)
         if mailbox is None:
             mailbox = opened(target, item.record, number, partitions)
             if mailbox is not None:
-                mailbox.passing = len(mailboxes) >= room and <uint32_t>item.offset * GOLDEN >> STAYS_SHIFT != 0
-                mailboxes[target] = mailbox
+                mailbox.passing = mailboxes.count >= room and <uint32_t>item.offset * GOLDEN >> STAYS_SHIFT != 0
+                mailboxes.put(target, mailbox)
         if mailbox is None or mailbox.unborn or mailbox.ledger is not None:
             special(item, mailbox)
             continue
@@ -244,7 +254,7 @@ def settle(list turns, tuple lanes, ledgers, dict records):
             records[mailbox.key] = turn.state or None
 
 
-def acknowledge(list turns, ledgers, dict mailboxes, store):
+def acknowledge(list turns, ledgers, Directory mailboxes, store):
     """See loops.acknowledge."""
     cdef Finished turn
     cdef Mailbox mailbox
@@ -287,16 +297,16 @@ cdef int add(dict counts, kind, str unknown, int lane, Py_ssize_t count) except 
     return 0
 
 
-def busy(dict mailboxes):
+def busy(Directory mailboxes):
     """See loops.busy."""
     cdef Mailbox mailbox
-    return [mailbox for mailbox in mailboxes.values() if mailbox.running or mailbox.held]
+    return [mailbox for mailbox in mailboxes.mailboxes if mailbox is not None and (mailbox.running or mailbox.held)]
 
 
 def idle(partitions, double before, Py_ssize_t excess):
     """See loops.idle."""
     cdef Mailbox mailbox
-    cdef dict mailboxes
+    cdef Directory mailboxes
     cdef list idlers, chosen, found = [[] for _ in partitions]
     cdef Py_ssize_t room = sum([len(mailboxes) for mailboxes in partitions]), count = 0, late = 0, at
     # When each was used last, and once more those that go only as an excess, which are put in order as far as needed.
@@ -305,8 +315,8 @@ def idle(partitions, double before, Py_ssize_t excess):
     cdef double* used_late = used + room
     cdef double last = -INFINITY
     for mailboxes, idlers in zip(partitions, found):
-        for mailbox in mailboxes.values():
-            if count < room and mailbox.is_idle():
+        for mailbox in mailboxes.mailboxes:
+            if mailbox is not None and count < room and mailbox.is_idle():
                 idlers.append(mailbox)
                 used[count] = mailbox.used_at
                 if used[count] > before:
@@ -360,7 +370,7 @@ cdef double select(double* values, Py_ssize_t count, Py_ssize_t place) noexcept:
     return values[place]
 
 
-def forget(dict mailboxes, list idle, Py_ssize_t left, double now):
+def forget(Directory mailboxes, list idle, Py_ssize_t left, double now):
     """See loops.forget."""
     cdef Mailbox mailbox
     while len(idle) > left:
@@ -373,10 +383,10 @@ def forget(dict mailboxes, list idle, Py_ssize_t left, double now):
     return None
 
 
-cdef int drop(dict mailboxes, Mailbox mailbox) except -1:
+cdef int drop(Directory mailboxes, Mailbox mailbox) except -1:
     """See loops.drop."""
     mailbox.let_go()
     if mailbox.is_idle() and not mailbox.closed:
         mailbox.closed = True
-        mailboxes.pop(mailbox.address, None)
+        mailboxes.remove(mailbox.address)
     return 0

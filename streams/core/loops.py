@@ -212,7 +212,8 @@ def drop(mailboxes: dict[str, Mailbox], mailbox: Mailbox) -> None:
     mailbox.agent = mailbox.context = None
     if mailbox.idle and not mailbox.closed:
         mailbox.closed = True
-        mailboxes.pop(mailbox.address, None)
+        if mailbox.address in mailboxes:
+            del mailboxes[mailbox.address]
 
 
 if (_compiled := native.load("rookery.streams.core._loops")) is not None:

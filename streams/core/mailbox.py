@@ -113,5 +113,11 @@ class Mailbox:
         return not self.running and not self.unsettled and not len(self) and self.ledger is None
 
 
+# What a partition keeps the agents in that are in memory, by address: what it uses of a dict.
+Directory = dict[str, Mailbox]
+
+
 if (_compiled := native.load("rookery.streams.core._mailboxes")) is not None:
     Item, Mailbox, Waiting = _compiled.Item, _compiled.Mailbox, _compiled.Waiting  # type: ignore[misc]
+if (_compiled := native.load("rookery.streams.core._directory")) is not None:
+    Directory = _compiled.Directory

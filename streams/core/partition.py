@@ -38,7 +38,7 @@ from rookery.streams.core.finishing import Finishing
 from rookery.streams.core.fitting import fit
 from rookery.streams.core.fold import Recovered
 from rookery.streams.core.ledger import Ledgers, recover_ledgers
-from rookery.streams.core.mailbox import LANES, Item, Mailbox
+from rookery.streams.core.mailbox import LANES, Directory, Item, Mailbox
 from rookery.streams.core.outbox import Destination, Group, Message, Outbox
 from rookery.streams.core.progress import LaneProgress
 from rookery.streams.core.store import Mark
@@ -77,7 +77,7 @@ class Partition:
         # R7: the ring changes only while it is empty, so that slot numbers keep their places.
         ring = limits.ring if position.sent_through == position.next_slot - 1 else position.ring
         self.outbox = Outbox(ring, position.next_slot, position.sent_through)
-        self.mailboxes: dict[str, Mailbox] = {}
+        self.mailboxes: dict[str, Mailbox] = Directory()
         self.room = limits.room  # agents that may stay in memory; the worker shares it out anew now and then
         self.finished = Finishing()
         self.ledgers = Ledgers()
@@ -236,7 +236,7 @@ class Partition:
         running = [mailbox for mailbox in self.mailboxes.values() if mailbox.running]
         for mailbox in self.mailboxes.values():
             mailbox.closed = True
-        self.mailboxes = {}
+        self.mailboxes = Directory()
         self.finished.clear()
         self.flight = None  # its turns lead to agents that may lead back here, out of the collector's sight
         return running

@@ -2,7 +2,7 @@
 """What the compiled turns need of a partition, and what is fetched from memory before its turn comes."""
 
 cimport cython
-from cpython.object cimport PyObject_Hash
+from cpython.object cimport PyObject, PyObject_Hash
 from libc.stdint cimport uint64_t
 
 from rookery.schemas._memory cimport list_item, prefetch
@@ -10,8 +10,15 @@ from rookery.schemas._wire cimport Frame
 from rookery.streams.core._mailboxes cimport Item, Mailbox, Waiting
 from rookery.streams.core._stores cimport Values
 
+cdef extern from "Python.h":
+    PyObject** _PyObject_GetDictPtr(object thing)
+    ctypedef struct PyDictObject:
+        void* ma_values
+
 cdef enum:
-    AHEAD = 4  # turns
+    AHEAD = 5  # turns
+    DICT_BEFORE = 32  # bytes before an object where its dict is
+    VALUES = 4
 
 
 @cython.final
@@ -28,33 +35,55 @@ cdef int look_ahead(Waiting waiting, dict partitions) except -1:
     """Ask memory for what the next turns begin with: with many agents it is in no cache, and one thing leads to the next."""
     cdef Py_ssize_t at = waiting.head
     cdef list mailboxes = waiting.items
-    cdef Mailbox mailbox
-    cdef Item item
-    cdef Frame frame
-    cdef Values values
     if waiting.size() < AHEAD:
         return 0
-    prefetch(list_item(mailboxes, at + 3), 3)
-    mailbox = <Mailbox>list_item(mailboxes, at + 2)
+    prefetch(list_item(mailboxes, at + 4), 3)
+    of_mailbox(<Mailbox>list_item(mailboxes, at + 3))
+    of_agent(<Mailbox>list_item(mailboxes, at + 2), partitions)
+    of_message(<Mailbox>list_item(mailboxes, at + 1), partitions)
+    of_state(<Mailbox>list_item(mailboxes, at))
+    return 0
+
+
+cdef inline int of_mailbox(Mailbox mailbox) except -1:
+    """What a mailbox leads to, four turns before its own."""
     prefetch(<void*>(mailbox.normal if mailbox.only is None else mailbox.only), 1)
     prefetch(<void*>mailbox.key, 1)
+    prefetch(<void*>mailbox.address, 1)
     if mailbox.agent is not None:
-        prefetch(<void*>mailbox.agent, 1)
+        prefetch(<char*><void*>mailbox.agent - DICT_BEFORE, 2)
         prefetch(<void*>mailbox.context, 2)
-    else:
-        prefetch(<void*>mailbox.address, 1)
-    mailbox = <Mailbox>list_item(mailboxes, at + 1)
+        prefetch(<void*>mailbox.record, 3)
+    return 0
+
+
+cdef inline int of_agent(Mailbox mailbox, dict partitions) except -1:
+    """Its message, and where its state is."""
+    cdef PyObject** attributes
+    cdef Values values
     if mailbox.only is not None:
         prefetch(<void*>mailbox.only.envelope, 3)
     elif mailbox.waits(1):
         prefetch(mailbox.normal.items[mailbox.normal.head], 1)  # without a look at it
-    if (values := asleep(mailbox, partitions)) is not None:
+    if mailbox.agent is not None:
+        attributes = _PyObject_GetDictPtr(mailbox.agent)
+        if attributes != NULL:
+            prefetch(attributes[0], 1)
+    elif (values := asleep(mailbox, partitions)) is not None:
         values.near(<uint64_t>PyObject_Hash(mailbox.key))
-    mailbox = <Mailbox>list_item(mailboxes, at)
+    return 0
+
+
+cdef inline int of_message(Mailbox mailbox, dict partitions) except -1:
+    """What its message holds, and its state."""
+    cdef PyObject** attributes
+    cdef Values values
+    cdef Item item
+    cdef Frame frame
     if mailbox.only is not None:
         item = mailbox.only
         frame = <Frame>item.envelope  # whatever is parked has a lane
-        prefetch(<void*>frame.payload, 2)
+        prefetch(<void*>frame.payload, 3)
         # These go with the message.
         prefetch(<void*>frame.raw, 1)
         prefetch(<void*>frame.id, 1)
@@ -62,8 +91,27 @@ cdef int look_ahead(Waiting waiting, dict partitions) except -1:
     elif mailbox.waits(1):
         item = mailbox.normal.first()
         prefetch(<void*>item.envelope, 3)
-    if (values := asleep(mailbox, partitions)) is not None:
+    if mailbox.agent is not None:
+        attributes = _PyObject_GetDictPtr(mailbox.agent)
+        if attributes != NULL and attributes[0] != NULL:
+            prefetch((<PyDictObject*>attributes[0]).ma_values, 1)
+    elif (values := asleep(mailbox, partitions)) is not None:
         values.nearer(<uint64_t>PyObject_Hash(mailbox.key))
+    return 0
+
+
+cdef inline int of_state(Mailbox mailbox) except -1:
+    """The first values of its state."""
+    cdef PyObject** attributes
+    cdef void** held
+    cdef int index
+    if mailbox.agent is not None:
+        attributes = _PyObject_GetDictPtr(mailbox.agent)
+        if attributes != NULL and attributes[0] != NULL:
+            held = <void**>(<PyDictObject*>attributes[0]).ma_values
+            if held != NULL:
+                for index in range(VALUES):
+                    prefetch(held[index], 1)
     return 0
 
 

@@ -36,9 +36,6 @@ cdef extern from "structmember.h":
 # What Agent.__init__ does, and what it is.
 cdef object INIT = Agent.__init__
 cdef object ID = Agent.id
-cdef object set_id = Agent.id.__set__
-cdef object set_context = Agent._Agent__context.__set__
-cdef object set_log = Agent._Agent__log.__set__
 cdef object GUARD = guard.ATTRIBUTE
 cdef tuple NOTHING = ()
 
@@ -52,7 +49,7 @@ cdef bint is_plain(cls):
 
 
 cdef Py_ssize_t place_of(struct, str field) except -1:
-    """Where a field is in the instances of a Struct class, which has it as a slot."""
+    """Where a field is in the instances of a class that has it as a slot."""
     slot = getattr(struct, field)
     if type(slot) is not MemberDescriptorType or (<PyMemberDescrObject*>slot).d_member.type != T_OBJECT_EX:
         raise TypeError(f"{struct.__name__}.{field} is no slot")
@@ -62,6 +59,17 @@ cdef Py_ssize_t place_of(struct, str field) except -1:
 cdef inline object in_place(stored, Py_ssize_t place):
     """What stands there."""
     return <object>(<PyObject**>(<char*><PyObject*>stored + place))[0]
+
+
+cdef inline void put_in_place(thing, Py_ssize_t place, value) noexcept:
+    """Fill a slot that is empty."""
+    Py_INCREF(value)
+    (<PyObject**>(<char*><PyObject*>thing + place))[0] = <PyObject*>value
+
+
+cdef Py_ssize_t ID_PLACE = place_of(Agent, "id")
+cdef Py_ssize_t CONTEXT_PLACE = place_of(Agent, "_Agent__context")
+cdef Py_ssize_t LOG_PLACE = place_of(Agent, "_Agent__log")
 
 
 @cython.final
@@ -154,9 +162,9 @@ cdef class Plan:
         cdef PyObject* cls = <PyObject*>self.cls
         if self.plain:
             agent = (<PyTypeObject*>cls).tp_new(<PyTypeObject*>cls, NOTHING, NULL)
-            set_id(agent, context.address)
-            set_context(agent, context)
-            set_log(agent, None)
+            put_in_place(agent, ID_PLACE, context.address)
+            put_in_place(agent, CONTEXT_PLACE, context)
+            put_in_place(agent, LOG_PLACE, None)
         else:
             agent = self.cls(context)
         cdef dict attributes = PyObject_GenericGetDict(agent, NULL)

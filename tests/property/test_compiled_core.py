@@ -26,7 +26,7 @@ from rookery.streams.core import loops
 from rookery.streams.core.batch import Finished, Sent
 from rookery.streams.core.finishing import Finishing
 from rookery.streams.core.ledger import Ledger
-from rookery.streams.core.mailbox import Item, Mailbox
+from rookery.streams.core.mailbox import Directory, Item, Mailbox
 from rookery.streams.core.progress import LaneProgress
 from rookery.streams.core.runqueue import RunQueue
 from rookery.streams.core.store import Mark, MemoryStore
@@ -153,7 +153,7 @@ def memory(seed: int) -> list[Any]:
     """Messages bring agents to memory; those that idle leave it."""
     rng, found = random.Random(seed), list[Any]()
     partitions = [
-        SimpleNamespace(number=number, partitions=3, mailboxes=dict[str, Mailbox](), room=rng.randint(0, 60))
+        SimpleNamespace(number=number, partitions=3, mailboxes=Directory(), room=rng.randint(0, 60))
         for number in range(3)
     ]
     lanes = [[LaneProgress(LanePosition(0, b"", array("Q", [0] * 3)), 9) for _ in range(3)] for _ in partitions]

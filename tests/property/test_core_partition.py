@@ -47,7 +47,8 @@ def turn(partition: Partition, mailbox: Mailbox | None, state: bytes | None, *se
 
 def mailboxes(partition: Partition, count: int) -> list[Mailbox]:
     made = [Mailbox(f"A/{i}", NUMBER) for i in range(count)]
-    partition.mailboxes.update((mailbox.address, mailbox) for mailbox in made)
+    for mailbox in made:
+        partition.mailboxes[mailbox.address] = mailbox
     return made
 
 

@@ -12,7 +12,7 @@ import pytest
 from rookery.streams.core import loops
 from rookery.streams.core.batch import Finished
 from rookery.streams.core.ledger import Ledgers
-from rookery.streams.core.mailbox import Item, Mailbox
+from rookery.streams.core.mailbox import Directory, Item, Mailbox
 
 
 class Kind:
@@ -34,8 +34,9 @@ class Guest:
 
 
 def house(count: int, kind: Kind = PLAIN) -> dict[str, Mailbox]:
-    mailboxes = {f"A/{i}": Mailbox(f"A/{i}", 0) for i in range(count)}
-    for number, mailbox in enumerate(mailboxes.values()):
+    mailboxes = Directory()
+    for number in range(count):
+        mailbox = mailboxes[f"A/{number}"] = Mailbox(f"A/{number}", 0)
         mailbox.kind, mailbox.agent, mailbox.used_at = kind, Guest(), float(number)
     return mailboxes
 
@@ -117,9 +118,11 @@ def test_a_finalizer_may_change_all_that_is_looked_at(where: str, what: str) -> 
     def at_end(*_: object) -> None:
         assert last.agent is None or where != "agent"
         if what == "clear":
-            mailboxes.clear()
+            for address in list(mailboxes):
+                del mailboxes[address]
         elif what == "more":
-            mailboxes.update((f"B/{i}", Mailbox(f"B/{i}", 0)) for i in range(1_000))
+            for i in range(1_000):
+                mailboxes[f"B/{i}"] = Mailbox(f"B/{i}", 0)
         elif what == "close":
             for mailbox in list(mailboxes.values()):
                 mailbox.closed = True
