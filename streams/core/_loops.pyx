@@ -85,12 +85,18 @@ def size(records):
 cdef inline int items_ahead(list items, Py_ssize_t at, Directory mailboxes) except -1:
     """Ask memory for what the next messages lead to: they were read in one go, more than the nearest caches hold."""
     cdef Py_ssize_t last = PyList_GET_SIZE(items) - 1
+    cdef Item item
     if at + AHEAD <= last:
         prefetch(list_item(items, at + AHEAD), 1)
     if at + 6 <= last:
-        prefetch(<void*>(<Item>list_item(items, at + 6)).envelope, 2)
+        item = <Item>list_item(items, at + 6)
+        prefetch(<void*>item.envelope, 2)
+        prefetch(<void*>item.record, 1)
     if at + 4 <= last:
-        prefetch(<void*>(<Frame>(<Item>list_item(items, at + 4)).envelope).target, 1)
+        item = <Item>list_item(items, at + 4)
+        prefetch(<void*>(<Frame>item.envelope).target, 1)
+        if type(item.record) is FetchedRecord:
+            prefetch(<void*>(<FetchedRecord>item.record).key, 1)
     if at + 3 <= last:
         mailboxes.near(hash_of(<Item>list_item(items, at + 3)))
     if at + 2 <= last:
@@ -193,7 +199,7 @@ cdef inline void* first_sent(Finished turn) noexcept:
     return NULL
 
 
-cdef inline int gone_ahead(list turns, Py_ssize_t at) except -1:
+cdef inline int gone_ahead(list turns, Py_ssize_t at, Directory mailboxes) except -1:
     """Ask memory for what the next turns lead to, whose batch was under way for long."""
     cdef Py_ssize_t last = PyList_GET_SIZE(turns) - 1
     cdef Mailbox mailbox
@@ -201,11 +207,15 @@ cdef inline int gone_ahead(list turns, Py_ssize_t at) except -1:
         prefetch(list_item(turns, at + AHEAD), 2)
     if at + 5 <= last:
         prefetch(<void*>(<Finished>list_item(turns, at + 5)).mailbox, 4)
-    if at + 2 <= last:
-        mailbox = (<Finished>list_item(turns, at + 2)).mailbox
+    if at + 3 <= last:
+        mailbox = (<Finished>list_item(turns, at + 3)).mailbox
         if mailbox is not None:
             prefetch(<void*>mailbox.address, 1)
             prefetch(<void*>mailbox.key, 1)
+    if at + 2 <= last:
+        mailbox = (<Finished>list_item(turns, at + 2)).mailbox
+        if mailbox is not None and mailbox.passing:
+            mailboxes.near(<uint64_t>PyObject_Hash(mailbox.address))
     return 0
 
 
@@ -260,7 +270,7 @@ def acknowledge(list turns, ledgers, Directory mailboxes, store):
     cdef Mailbox mailbox
     cdef Py_ssize_t at
     for at, turn in enumerate(turns):
-        gone_ahead(turns, at)
+        gone_ahead(turns, at, mailboxes)
         mailbox = turn.mailbox
         if mailbox is not None:
             mailbox.unsettled -= 1

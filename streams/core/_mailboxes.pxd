@@ -44,7 +44,10 @@ cdef class Mailbox:
     cdef readonly str address
     cdef readonly bytes key
     cdef public double used_at
-    cdef public object first_lane, ledger, current, kind_name, kind, agent, context, record, runner
+    # What is bytes or text the collector does not look at: for that it would have to come from memory.
+    cdef public str kind_name
+    cdef public bytes record
+    cdef public object first_lane, ledger, current, kind, agent, context, runner
     cdef Lane lane(self, int number)
     cdef int push(self, int number, Item item) except -1
     cdef Item first(self, int number)
