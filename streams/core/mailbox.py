@@ -120,4 +120,4 @@ Directory = dict[str, Mailbox]
 if (_compiled := native.load("rookery.streams.core._mailboxes")) is not None:
     Item, Mailbox, Waiting = _compiled.Item, _compiled.Mailbox, _compiled.Waiting  # type: ignore[misc]
 if (_compiled := native.load("rookery.streams.core._directory")) is not None:
-    Directory = _compiled.Directory
+    Directory = _compiled.Directory  # type: ignore[misc]

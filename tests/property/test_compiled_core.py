@@ -219,6 +219,35 @@ def store(seed: int) -> list[Any]:
     return found
 
 
+def directory(seed: int) -> list[Any]:
+    """Mailboxes come, go, and take the place of others."""
+    rng, long = random.Random(seed), seed % LONG == 0
+    addresses = [f"A/{number}" for number in range(3_000 if long else 30)]
+    kept, expected, found = Directory(), dict[str, Mailbox](), list[Any]()
+    for _ in range(20_000 if long else 400):
+        address, share = rng.choice(addresses), rng.choice([0.3, 0.5, 0.7])
+        if rng.random() < share:
+            kept[address] = expected[address] = Mailbox(address, 0)
+        elif address in expected:
+            del kept[address], expected[address]
+        else:
+            with pytest.raises(KeyError):
+                del kept[address]
+            with pytest.raises(KeyError):
+                kept[address]
+        assert (kept.get(address), address in kept, len(kept)) == (
+            expected.get(address), address in expected, len(expected),
+        )  # fmt: skip
+        if rng.random() < (0.001 if long else 0.1):
+            assert list(kept.values()) == list(expected.values())
+            assert [kept.get(address) for address in addresses] == [expected.get(address) for address in addresses]
+            found.append(list(kept))
+    for address in list(kept):
+        assert kept[address] is expected.pop(address)
+        del kept[address]
+    return [*found, list(expected), len(kept), list(kept)]
+
+
 def finishing(seed: int) -> list[Any]:
     """Turns finish, and batches take them while there is room in the ring, and while there is none."""
     rng, waiting = random.Random(seed), Finishing()
@@ -315,7 +344,7 @@ def test_fetched_records_are_admitted_as_others_are() -> None:
 
 
 WAYS: dict[str, Callable[[int], list[Any]]] = {
-    way.__name__: way for way in (lane, queue, memory, store, finishing, counting, observing, naming)
+    way.__name__: way for way in (lane, queue, memory, store, directory, finishing, counting, observing, naming)
 }
 
 

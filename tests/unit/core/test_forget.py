@@ -144,3 +144,50 @@ def test_a_finalizer_may_change_all_that_is_looked_at(where: str, what: str) -> 
     }  # fmt: skip
     assert set(mailboxes) == kept[what]
     assert last.closed == (what != "use")
+
+
+class Ring:
+    """Garbage: only the collector ends it, and then it does something."""
+
+    def __init__(self, at_end: Callable[[], object]) -> None:
+        self.me, self.at_end = self, at_end
+
+    def __del__(self) -> None:
+        self.at_end()
+
+
+def test_agents_come_and_go_while_the_collector_runs() -> None:
+    mailboxes, expected, number = Directory(), dict[str, Mailbox](), 0
+
+    def at_end() -> None:
+        nonlocal number
+        number += 1
+        mailboxes[f"B/{number}"] = expected[f"B/{number}"] = Mailbox(f"B/{number}", 0)
+        if number > 3:
+            del mailboxes[f"B/{number - 3}"], expected[f"B/{number - 3}"]
+
+    before = gc.get_threshold()
+    gc.set_threshold(1)
+    try:
+        for step in range(2_000):
+            Ring(at_end)
+            mailboxes[f"A/{step}"] = expected[f"A/{step}"] = Mailbox(f"A/{step}", 0)
+            if step >= 90:
+                del mailboxes[f"A/{step - 90}"], expected[f"A/{step - 90}"]
+    finally:
+        gc.set_threshold(*before)
+    assert number > 1_000
+    gc.collect()
+    assert sorted(mailboxes) == sorted(expected)
+    assert [mailboxes.get(address) for address in expected] == list(expected.values())
+
+
+def test_agents_that_lead_back_to_where_they_are_kept_are_collected() -> None:
+    mailboxes = house(9)
+    gone = [weakref.ref(mailbox.agent) for mailbox in mailboxes.values()]
+    for mailbox in mailboxes.values():
+        mailbox.agent.at_end = mailboxes.values
+        mailbox.agent.home = mailboxes
+    del mailboxes, mailbox
+    gc.collect()
+    assert [reference() for reference in gone] == [None] * 9

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from rookery.agents import Agent, AgentManager, handler
+from rookery.agents.errors import OutsideTurn
 from rookery.schemas.address import partition_of
 from rookery.schemas.envelope import JSON, Priority, encode_body, seal
 from rookery.schemas.errors import AgentStopped
@@ -140,6 +141,35 @@ async def test_agents_that_find_no_room_leave_as_soon_as_they_are_committed_and_
             # Ten have room, and one in 32 of those that come afterwards stays until the longest idle ones are let go.
             assert live(kit) <= 10 + 1_200 // 32 + 2
         assert [kit.manager.get_agent(f"Walker/{i}").n for i in range(400)] == [3 * i for i in range(400)]
+
+
+class Watched(Agent):
+    """Can be looked at between its turns."""
+
+    n: int = 0
+    here: ClassVar[list[Agent]] = []
+
+    @handler
+    async def add(self, msg: Add) -> int:
+        self.here[:] = [self]
+        assert self.message.type == "Add"
+        if msg.seconds:
+            await asyncio.sleep(msg.seconds)
+        if msg.n < 0:
+            raise ValueError("too few")
+        self.n += msg.n
+        return self.n
+
+
+@virtual
+@pytest.mark.parametrize("msg", [Add(1), Add(1, 0.1), Add(-1), Add(-1, 0.1)])
+async def test_an_agent_keeps_no_message_between_its_turns(msg: Add) -> None:
+    async with Kit(Watched, partitions=1) as kit:
+        post(kit.log, "Watched/a", msg)
+        await kit.settle()
+        (agent,) = Watched.here
+        with pytest.raises(OutsideTurn, match="message of agent"):
+            _ = agent.message
 
 
 class Leaver(Walker):
