@@ -13,12 +13,13 @@ from rookery.streams.core._stores cimport Values
 cdef extern from "Python.h":
     PyObject** _PyObject_GetDictPtr(object thing)
     ctypedef struct PyDictObject:
+        Py_ssize_t ma_used
         void* ma_values
 
 cdef enum:
     AHEAD = 5  # turns
-    DICT_BEFORE = 32  # bytes before an object where its dict is
-    VALUES = 4
+    DICT_BEFORE = 32  # bytes before an object, in which CPython keeps where its dict is
+    VALUES = 4  # of a state that are asked for
 
 
 @cython.final
@@ -103,15 +104,15 @@ cdef inline int of_message(Mailbox mailbox, dict partitions) except -1:
 cdef inline int of_state(Mailbox mailbox) except -1:
     """The first values of its state."""
     cdef PyObject** attributes
-    cdef void** held
-    cdef int index
+    cdef PyDictObject* held
+    cdef Py_ssize_t index
     if mailbox.agent is not None:
         attributes = _PyObject_GetDictPtr(mailbox.agent)
         if attributes != NULL and attributes[0] != NULL:
-            held = <void**>(<PyDictObject*>attributes[0]).ma_values
-            if held != NULL:
-                for index in range(VALUES):
-                    prefetch(held[index], 1)
+            held = <PyDictObject*>attributes[0]
+            if held.ma_values != NULL:
+                for index in range(min(<Py_ssize_t>VALUES, held.ma_used)):
+                    prefetch((<void**>held.ma_values)[index], 1)
     return 0
 
 
