@@ -32,8 +32,6 @@ LOAD = 0.7
 CAPACITY_SECONDS, WARM_SECONDS = 15.0, 5.0
 UNDERWAY_MAX, CHUNK = 50_000, 2_000
 """While capacity is measured: messages sent and not committed, and how many are made at a time."""
-
-
 WINDOW_SECONDS = 10.0
 PROBE = "bench-probe"
 """The topic of the raw produce."""

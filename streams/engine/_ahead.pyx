@@ -60,16 +60,13 @@ cdef inline int of_mailbox(Mailbox mailbox) except -1:
 
 cdef inline int of_agent(Mailbox mailbox, dict partitions) except -1:
     """Its message, and where its state is."""
-    cdef PyObject** attributes
     cdef Values values
     if mailbox.only is not None:
         prefetch(<void*>mailbox.only.envelope, 3)
     elif mailbox.waits(1):
         prefetch(mailbox.normal.items[mailbox.normal.head], 1)  # without a look at it
     if mailbox.agent is not None:
-        attributes = _PyObject_GetDictPtr(mailbox.agent)
-        if attributes != NULL:
-            prefetch(attributes[0], 1)
+        prefetch(attributes_of(mailbox.agent), 1)
     elif (values := asleep(mailbox, partitions)) is not None:
         values.near(<uint64_t>PyObject_Hash(mailbox.key))
     return 0
@@ -77,7 +74,7 @@ cdef inline int of_agent(Mailbox mailbox, dict partitions) except -1:
 
 cdef inline int of_message(Mailbox mailbox, dict partitions) except -1:
     """What its message holds, and its state."""
-    cdef PyObject** attributes
+    cdef PyDictObject* attributes
     cdef Values values
     cdef Item item
     cdef Frame frame
@@ -93,9 +90,9 @@ cdef inline int of_message(Mailbox mailbox, dict partitions) except -1:
         item = mailbox.normal.first()
         prefetch(<void*>item.envelope, 3)
     if mailbox.agent is not None:
-        attributes = _PyObject_GetDictPtr(mailbox.agent)
-        if attributes != NULL and attributes[0] != NULL:
-            prefetch((<PyDictObject*>attributes[0]).ma_values, 1)
+        attributes = attributes_of(mailbox.agent)
+        if attributes != NULL:
+            prefetch(attributes.ma_values, 1)
     elif (values := asleep(mailbox, partitions)) is not None:
         values.nearer(<uint64_t>PyObject_Hash(mailbox.key))
     return 0
@@ -103,17 +100,20 @@ cdef inline int of_message(Mailbox mailbox, dict partitions) except -1:
 
 cdef inline int of_state(Mailbox mailbox) except -1:
     """The first values of its state."""
-    cdef PyObject** attributes
-    cdef PyDictObject* held
+    cdef PyDictObject* attributes
     cdef Py_ssize_t index
     if mailbox.agent is not None:
-        attributes = _PyObject_GetDictPtr(mailbox.agent)
-        if attributes != NULL and attributes[0] != NULL:
-            held = <PyDictObject*>attributes[0]
-            if held.ma_values != NULL:
-                for index in range(min(<Py_ssize_t>VALUES, held.ma_used)):
-                    prefetch((<void**>held.ma_values)[index], 1)
+        attributes = attributes_of(mailbox.agent)
+        if attributes != NULL and attributes.ma_values != NULL:
+            for index in range(min(<Py_ssize_t>VALUES, attributes.ma_used)):
+                prefetch((<void**>attributes.ma_values)[index], 1)
     return 0
+
+
+cdef inline PyDictObject* attributes_of(agent) noexcept:
+    """Its dict, without a look at it; NULL if it has none."""
+    cdef PyObject** place = _PyObject_GetDictPtr(agent)
+    return NULL if place == NULL else <PyDictObject*>place[0]
 
 
 cdef inline Values asleep(Mailbox mailbox, dict partitions):
